@@ -1,0 +1,1 @@
+"""Orlop's daemon: gRPC services over a core over plugins."""

@@ -1,0 +1,1 @@
+"""The gRPC faces of the core: translate, call, map errors."""

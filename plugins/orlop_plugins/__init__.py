@@ -1,0 +1,1 @@
+"""The plugins Orlop comes with, one package each."""
