@@ -1,7 +1,8 @@
 """Generate the package ``orlop_protos`` from the .proto files beside this file.
 
-protoc writes absolute imports (``from containerd.types import mount_pb2``), which would need every top folder of the
-contract to be a package of its own on the import path. They are made relative, so that all of it lives in one package.
+protoc writes absolute imports (``from containerd.types import mount_pb2``), which would need every top folder
+of the contract to be a package of its own on the import path. They are made relative, so that all of it lives
+in one package.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = "orlop_protos"
 OUTPUT = "python"
-DOCSTRING = '"""Generated stubs of Orlop\'s gRPC contract; see the .proto files for what each of them means."""\n'
+DOCSTRING = (
+    '"""Generated stubs of Orlop\'s gRPC contract; see the .proto files for what each of them means."""\n'
+)
 
 
 class StubsHook(BuildHookInterface[Any]):
@@ -39,7 +42,9 @@ def generate(root: Path, package: Path) -> None:
     from grpc_tools import protoc
 
     protos = sorted(
-        p.relative_to(root).as_posix() for p in root.rglob("*.proto") if p.relative_to(root).parts[0] != OUTPUT
+        p.relative_to(root).as_posix()
+        for p in root.rglob("*.proto")
+        if p.relative_to(root).parts[0] != OUTPUT
     )
     package.mkdir(parents=True)
     arguments = [
@@ -67,10 +72,15 @@ def generate(root: Path, package: Path) -> None:
 
 
 def relative_imports(source: str, tops: set[str], depth: int) -> str:
-    """Rewrite ``from TOP.x import y`` to a relative import, for a module ``depth`` levels below the package's parent."""
+    """Make ``from TOP.x import y`` relative, for a module ``depth`` levels below the package's parent."""
     names = "|".join(sorted(map(re.escape, tops)))
-    source = re.sub(rf"^(\s*)from ((?:{names})(?:\.\w+)*) import ", rf"\1from {'.' * depth}\2 import ", source, flags=re.M)
-    if found := re.search(rf"^\s*import (?:{names})\.[\w.]+.*$", source, flags=re.M):
+    source = re.sub(
+        rf"^(\s*)from ((?:{names})(?:\.\w+)*) import ",
+        rf"\1from {'.' * depth}\2 import ",
+        source,
+        flags=re.MULTILINE,
+    )
+    if found := re.search(rf"^\s*import (?:{names})\.[\w.]+.*$", source, flags=re.MULTILINE):
         raise RuntimeError(f"an import that cannot be made relative: {found[0]!r}")
     return source
 

@@ -1,0 +1,31 @@
+"""The generated stubs: all of them importable, and nothing of the contract outside their one package."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import orlop_protos
+
+MODULES = [m.name for m in pkgutil.walk_packages(orlop_protos.__path__, "orlop_protos.") if not m.ispkg]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_imports(name: str) -> None:
+    importlib.import_module(name)
+
+
+def test_every_package_of_the_contract_is_there() -> None:
+    tops = {name.split(".")[1] for name in MODULES}
+    assert tops == {"containerd", "io", "orlop", "runtime", "runtimeoptions"}
+
+
+def test_imports_stay_inside_the_package() -> None:
+    code = (
+        "import sys, orlop_protos.containerd.services.tasks.v1.tasks_pb2_grpc\n"
+        "print([m for m in sys.modules if m.partition('.')[0] in ('containerd', 'runtime')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
