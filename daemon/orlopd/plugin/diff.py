@@ -1,0 +1,56 @@
+"""The contract of a differ: layers to files and files to layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from .content import BlobReader, Ingest
+from .values import Descriptor, Mount
+
+Progress = Callable[[int], None]
+"""Called now and then with the bytes done so far."""
+
+
+class Differ(Protocol):
+    """Applies layers of some media types, and writes them."""
+
+    def handles(self, media_type: str) -> bool:
+        """Whether this differ can apply (and write) ``media_type``."""
+        ...
+
+    async def apply(
+        self,
+        layer: Descriptor,
+        blob: BlobReader,
+        mounts: Sequence[Mount],
+        *,
+        progress: Progress | None = None,
+    ) -> Descriptor:
+        """Unpack ``blob`` over what ``mounts`` show; whiteouts hide what lies below.
+
+        :returns: the descriptor of the uncompressed layer, whose digest is the diff id
+        :raises InvalidArgument: not a layer of this media type, or one that tries to leave its root
+        :raises ResourceExhausted: a limit on entries, size or ratio was met
+        :raises DataLoss: the blob is truncated or corrupt
+        """
+        ...
+
+    async def diff(
+        self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, sink: Ingest
+    ) -> str:
+        """Write the layer that turns ``lower`` into ``upper`` to ``sink`` without committing it.
+
+        Deterministic: the same trees give the same bytes.
+
+        :returns: the diff id, the digest of the uncompressed layer
+        """
+        ...
+
+    async def unpack_tar(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
+        """Unpack a plain or compressed tar over ``mounts`` without whiteouts' meaning.
+
+        :returns: bytes of files written
+        :raises InvalidArgument: not a tar, or one that tries to leave its root
+        """
+        ...

@@ -1,0 +1,91 @@
+"""The contract of a snapshotter.
+
+A snapshotter keeps a tree of snapshots by key. A committed one is immutable and may have children;
+an active one is writable and has none; a view is a read-only active one. Each call that gives
+access returns the mounts that whoever wants to see the files performs; the snapshotter itself
+mounts nothing for others. The core has already put the namespace into the keys, so keys are opaque
+here. As an example, an image of two layers and a container on it::
+
+    mounts = await s.prepare("extract-1", "")          # apply layer 1 there
+    await s.commit("chain-1", "extract-1")
+    mounts = await s.prepare("extract-2", "chain-1")   # apply layer 2 there
+    await s.commit("chain-2", "extract-2")
+    mounts = await s.prepare("my-container", "chain-2")
+    ...
+    await s.remove("my-container")
+
+Most plugins derive from :class:`orlopd.plugin.snapshotter_base.SnapshotterBase`, which keeps keys,
+parents, labels and times in a small database, and leaves directories and mounts to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from .values import NO_LABELS, Labels, Mount, SnapshotInfo, Usage
+
+
+class Snapshotter(Protocol):
+    """Root filesystems by key."""
+
+    async def stat(self, key: str) -> SnapshotInfo:
+        """:raises NotFound: no such snapshot"""
+        ...
+
+    async def set_labels(self, key: str, labels: Labels) -> SnapshotInfo:
+        """Replace all labels of a snapshot. :raises NotFound: no such snapshot"""
+        ...
+
+    def walk(self) -> AsyncIterator[SnapshotInfo]:
+        """Every snapshot, parents before children."""
+        ...
+
+    async def usage(self, key: str) -> Usage:
+        """What the snapshot itself takes, its parents apart; live for an active one.
+
+        :raises NotFound: no such snapshot
+        """
+        ...
+
+    async def mounts(self, key: str) -> Sequence[Mount]:
+        """The mounts of an active snapshot or view, as prepare or view returned them.
+
+        :raises NotFound: no such snapshot
+        :raises FailedPrecondition: it is committed
+        """
+        ...
+
+    async def prepare(self, key: str, parent: str, labels: Labels = NO_LABELS) -> Sequence[Mount]:
+        """Make a writable snapshot on a committed one ("" for an empty one).
+
+        :raises AlreadyExists: ``key`` names a snapshot
+        :raises NotFound: ``parent`` names none
+        :raises FailedPrecondition: ``parent`` is not committed
+        """
+        ...
+
+    async def view(self, key: str, parent: str, labels: Labels = NO_LABELS) -> Sequence[Mount]:
+        """Make a read-only snapshot. Raises as prepare."""
+        ...
+
+    async def commit(self, name: str, key: str, labels: Labels = NO_LABELS) -> None:
+        """Turn the active snapshot ``key`` into the committed one ``name``; ``key`` is gone then.
+
+        :raises AlreadyExists: ``name`` names a snapshot
+        :raises NotFound: ``key`` names none
+        :raises FailedPrecondition: ``key`` is not active
+        """
+        ...
+
+    async def remove(self, key: str) -> None:
+        """Remove a snapshot and its files. It must not be mounted.
+
+        :raises NotFound: no such snapshot
+        :raises FailedPrecondition: it has children
+        """
+        ...
+
+    async def cleanup(self) -> None:
+        """Delete what earlier removals and crashes left behind."""
+        ...
