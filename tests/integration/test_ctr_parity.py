@@ -1,0 +1,88 @@
+"""The real ``ctr`` says of our daemon what it says of the real containerd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.ctr_scenario import Step, play_with_events
+from tests.support.containerd import containerd
+from tests.support.daemon import Daemon
+from tests.support.images import save_archive
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("ctr-parity")]
+
+# Of these every word counts; of the others the exit code and the kind of error.
+WORD_BY_WORD = re.compile(
+    r"version|events|the |(namespaces|images|content|snapshots|containers|tasks|leases) "
+    r"(ls|import|tag|rm|export|check|get|usage|tree|info|ps|metrics|mount|label|prepare|pause|resume|delete|exec)"
+    r"|run "
+)
+KINDS = (
+    "not found",
+    "already exists",
+    "invalid argument",
+    "failed precondition",
+    "unavailable",
+    "not implemented",
+    "unsupported operator",
+)
+OTHER_WORDS = {
+    # Both name the reason; the path to it is each one's own.
+    "images ls name=~[",
+    "content get nonsense",
+    "snapshots commit again look",
+    "run --rm docker.io/library/parity:v1 fifth no-such-program",
+    "tasks exec --exec-id three long no-such-program",
+}
+
+
+def kinds(text: str) -> list[str]:
+    """The kinds of error that are named."""
+    return [kind for kind in KINDS if kind in text]
+
+
+@pytest.fixture(scope="module")
+def played(daemon_factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Step], list[Step]]]:
+    folder = tmp_path_factory.mktemp("parity")
+    archive = save_archive(folder / "image.tar", "docker.io/library/parity:v1")
+    with containerd() as peer:
+        theirs = list(play_with_events(peer.address, archive, fresh(folder / "theirs")))
+    with daemon_factory() as daemon:
+        ours = list(play_with_events(daemon.socket, archive, fresh(folder / "ours")))
+    yield theirs, ours
+
+
+def fresh(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_every_step_was_played_by_both(played: tuple[list[Step], list[Step]]) -> None:
+    theirs, ours = played
+    assert [step.name for step in ours] == [step.name for step in theirs]
+
+
+def test_every_exit_code_is_the_same(played: tuple[list[Step], list[Step]]) -> None:
+    theirs, ours = played
+    assert [(step.name, step.code) for step in ours] == [(step.name, step.code) for step in theirs]
+    assert {step.code for step in theirs} >= {0, 1, 7, 9}, "the session has lost its failing steps"
+
+
+def test_every_listing_is_the_same(played: tuple[list[Step], list[Step]]) -> None:
+    theirs, ours = ({step.name: step.text for step in side if word_by_word(step)} for side in played)
+    assert len(theirs) > 80
+    assert ours == theirs
+
+
+def test_every_failure_is_of_the_same_kind(played: tuple[list[Step], list[Step]]) -> None:
+    theirs, ours = ([(s.name, kinds(s.text)) for s in side if s.code and not word_by_word(s)] for side in played)
+    assert theirs
+    assert ours == theirs
+
+
+def word_by_word(step: Step) -> bool:
+    return bool(WORD_BY_WORD.match(step.name)) and step.name not in OTHER_WORDS

@@ -1,0 +1,83 @@
+"""Debian's containerd as a private peer: its own folders, its own socket, ended with its shims."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG = """
+version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{folder}/containerd.sock"
+"""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A containerd that answers at ``address``."""
+
+    address: str
+    folder: Path
+
+
+def processes_naming(word: str) -> list[int]:
+    """The pids of processes whose command line has ``word`` in it, this one apart."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if word.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def mounts_under(folder: Path) -> list[str]:
+    """Mount points below ``folder``, deepest first."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4].replace("\\040", " ") for line in lines]
+    return sorted((p for p in points if p.startswith(f"{folder}/")), reverse=True)
+
+
+@contextlib.contextmanager
+def containerd() -> Iterator[Peer]:
+    """Run containerd until the context is left; its shims and mounts go with it."""
+    with tempfile.TemporaryDirectory(prefix="ctrd-", dir="/tmp") as name:
+        folder = Path(name)
+        config = folder / "config.toml"
+        config.write_text(CONFIG.format(folder=folder))
+        address = str(folder / "containerd.sock")
+        with (folder / "log").open("wb") as log:
+            daemon = subprocess.Popen(
+                ["containerd", "--config", str(config)], stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            deadline = time.monotonic() + 20
+            while subprocess.run(["ctr", "-a", address, "version"], capture_output=True).returncode:
+                if daemon.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"containerd does not serve: {(folder / 'log').read_text()}")
+                time.sleep(0.05)
+            yield Peer(address, folder)
+        finally:
+            daemon.terminate()
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+            for pid in processes_naming(str(folder)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+            for point in mounts_under(folder):
+                subprocess.run(["umount", "-l", point], capture_output=True)
