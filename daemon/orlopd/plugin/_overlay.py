@@ -5,6 +5,9 @@ relative to the folder that they share; where that does not fit either, each lay
 (``lowerdir+``, Linux 6.8).
 """
 
+# Descriptors, and paths that are no Path.
+# ruff: noqa: PTH115, PTH117, PTH120
+
 from __future__ import annotations
 
 import os
@@ -50,8 +53,8 @@ def mount(source: str, target: str, flags: int, data: Sequence[str], page: int) 
     :raises OSError: the kernel refused
     :raises InvalidArgument: more than 500 layers
     """
-    values = dict(option.partition("=")[::2] for option in data)
-    lowers = split_lower(values.get("lowerdir", ""))
+    lower = next((option for option in data if option.startswith("lowerdir=")), "")
+    lowers = split_lower(lower.removeprefix("lowerdir="))
     if len(lowers) > MAX_LAYERS:
         raise InvalidArgument(
             f"an overlay of {len(lowers)} layers: the kernel stacks {MAX_LAYERS} at most",
@@ -94,7 +97,7 @@ def _mount_from(folder: str, source: str, target: str, flags: int, data: str) ->
             failure.append(error)
 
     if target.startswith("/proc/self/"):  # "self" is the process, but descriptors are looked up by thread too
-        target = os.readlink(target)  # noqa: PTH115
+        target = os.readlink(target)
     thread = threading.Thread(target=run, name="overlay-mount")
     thread.start()
     thread.join()

@@ -7,15 +7,20 @@ couple of thousand bytes of path.
 Everything here blocks: call it in a thread.
 """
 
+# Descriptors, and paths that are no Path.
+# ruff: noqa: PTH105, PTH106, PTH108, PTH123
+
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .errors import Internal, OrlopError, PermissionDenied, ResourceExhausted
 from .values import Usage
 
 RESOLVE_NO_XDEV = 0x01
@@ -32,7 +37,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _OpenHow(ctypes.Structure):
-    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]  # noqa: RUF012
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
 
 
 def openat2(dir_fd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
@@ -53,7 +58,7 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, *, mode: int = 0, resolv
             return fd
         number = ctypes.get_errno()
         # EAGAIN: something was renamed meanwhile and the kernel could not tell whether we stayed below.
-        if number not in (4, 11):
+        if number not in (errno.EINTR, errno.EAGAIN):
             raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
@@ -150,7 +155,7 @@ def remove_tree(top: str | os.PathLike[str], *, stop: Callable[[], bool] = lambd
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(info.st_mode):
-        os.unlink(top)  # noqa: PTH108 - top may be a str
+        os.unlink(top)
         return
     root = _open_folder(top)
     moved = 0
@@ -181,14 +186,14 @@ def remove_tree(top: str | os.PathLike[str], *, stop: Callable[[], bool] = lambd
         if stop():
             return
     with contextlib.suppress(FileNotFoundError):
-        os.rmdir(top)  # noqa: PTH106
+        os.rmdir(top)
 
 
 def _open_folder(path: str | os.PathLike[str], dir_fd: int | None = None) -> Folder:
     try:
         return Folder(os.open(path, _FOLDER, dir_fd=dir_fd))
     except PermissionError:  # rootless: our own directory of mode 000, as overlay's work directory
-        os.chmod(path, 0o700, dir_fd=dir_fd)  # noqa: PTH101
+        os.chmod(path, 0o700, dir_fd=dir_fd)
         return Folder(os.open(path, _FOLDER, dir_fd=dir_fd))
 
 
@@ -204,13 +209,14 @@ def _move_up(name: str, child: Folder, root: Folder, moved: int) -> int:
         except NotADirectoryError:
             continue
         except OSError as error:
-            if error.errno != 39:  # ENOTEMPTY
+            if error.errno != errno.ENOTEMPTY:
                 raise
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:
     """Make renames in a directory durable."""
-    os.fsync(Folder.open(path).fd)
+    folder = Folder.open(path)
+    os.fsync(folder.fd)
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -218,12 +224,27 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     part = path.with_name(f".{path.name}.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        with open(fd, "wb", closefd=True) as file:  # noqa: PTH123
+        with open(fd, "wb", closefd=True) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)  # noqa: PTH105
+        os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def explain(error: OSError, tried: str) -> OrlopError:
+    """Turn what the operating system said into an error of the house.
+
+    :param tried: what was tried, as the beginning of a sentence: ``cannot write layer …``
+    """
+    message = f"{tried}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceExhausted(message, reason="DISK_FULL", hint="free some space: orlop system prune")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return ResourceExhausted(message)
+    if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
+        return PermissionDenied(message)
+    return Internal(message)

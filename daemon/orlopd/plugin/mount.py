@@ -4,13 +4,16 @@ Everything here is synchronous and blocks: call it in a thread. The module impor
 workers use it too. It speaks for the process's own mount namespace and needs CAP_SYS_ADMIN there.
 """
 
+# Descriptors, and paths that are no Path.
+# ruff: noqa: PTH115, PTH123
+
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,7 +82,14 @@ _PROPAGATION: dict[str, int] = {
     "unbindable": MS.UNBINDABLE,
 }
 # What a remount of a bind mount must repeat to keep.
-_KEPT = ((1, MS.RDONLY), (2, MS.NOSUID), (4, MS.NODEV), (8, MS.NOEXEC), (1024, MS.NOATIME), (2048, MS.NODIRATIME))
+_KEPT = (
+    (1, MS.RDONLY),
+    (2, MS.NOSUID),
+    (4, MS.NODEV),
+    (8, MS.NOEXEC),
+    (1024, MS.NOATIME),
+    (2048, MS.NODIRATIME),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +119,8 @@ def parse_options(options: Sequence[str]) -> Options:
 
 
 def mount(mount: Mount, target: str | Path) -> None:
-    """Perform one mount on ``target``, which exists. ``mount.target`` is a path inside it, as containerd has it;
-    symlinks on the way to it are resolved as if ``target`` were the root.
+    """Perform one mount on ``target``, which exists. ``mount.target`` is a path inside it, as containerd has
+    it; symlinks on the way to it are resolved as if ``target`` were the root.
 
     :raises NotFound: source or target is not there
     :raises Unimplemented: the kernel does not know this filesystem
@@ -152,12 +162,20 @@ def unmount(target: str | Path, *, detach: bool = False) -> None:
         _unmount(point, detach)
 
 
+def escape_option(path: str, *, lower: bool = False) -> str:
+    """Write a path so that overlay reads it back from its options.
+
+    :param lower: it is one of the paths in ``lowerdir=``, which colons part
+    """
+    return _overlay.escape(path, lower=lower)
+
+
 def mount_points(target: str | Path) -> list[str]:
     """The mount points at ``target`` and below it, in the order they were mounted; one twice if stacked."""
     top = os.path.realpath(target)
     below = "/" if top == "/" else top + "/"
     found: list[str] = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             point = unescape(line.split(" ", 5)[4])
             if point == top or point.startswith(below):
@@ -193,7 +211,9 @@ def read_only(mounts: Sequence[Mount]) -> list[Mount]:
 
 
 @contextlib.contextmanager
-def mounted(mounts: Sequence[Mount], *, folder: str | Path = "/tmp", readonly: bool = False) -> Iterator[Path]:  # noqa: S108
+def mounted(
+    mounts: Sequence[Mount], *, folder: str | Path = "/tmp", readonly: bool = False
+) -> Generator[Path]:
     """Show ``mounts`` in a fresh directory below ``folder`` for the time of a ``with`` block.
 
     The directory's parent is private (0700), so that set-id files are out of others' reach. Raises as
@@ -222,7 +242,7 @@ def mounted(mounts: Sequence[Mount], *, folder: str | Path = "/tmp", readonly: b
 
 
 @contextlib.contextmanager
-def _target(target: str, inside: str) -> Iterator[str]:
+def _target(target: str, inside: str) -> Generator[str]:
     if not inside.strip("/"):
         yield target
         return
@@ -263,7 +283,7 @@ def _mount(item: Mount, target: str) -> None:
 
 def _remount_bind(target: str, flags: int) -> None:
     # /proc/self/fd/N leads below what was just mounted; a path leads onto it.
-    path = os.readlink(target) if target.startswith("/proc/self/fd/") else target  # noqa: PTH115
+    path = os.readlink(target) if target.startswith("/proc/self/fd/") else target
     present = os.statvfs(path).f_flag
     kept = sum(flag for bit, flag in _KEPT if present & bit)
     libc_mount("none", path, "", (flags & ~MS.REC) | kept | MS.BIND | MS.REMOUNT, "")

@@ -135,7 +135,7 @@ class TypedBytes:
     value: bytes
 
 
-FieldValue = str | int | bool | datetime | Sequence["FieldValue"] | Mapping[str, "FieldValue"]
+FieldValue = str | int | bool | datetime | TypedBytes | Sequence["FieldValue"] | Mapping[str, "FieldValue"]
 """A field of an event, as plain data; services make protobuf of it."""
 
 

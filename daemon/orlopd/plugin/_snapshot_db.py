@@ -1,0 +1,224 @@
+"""The rows behind :mod:`orlopd.plugin.snapshotter_base`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import AlreadyExists, FailedPrecondition, NotFound
+from .values import Labels, SnapshotInfo, SnapshotKind, Usage
+
+_VERSION = 1
+_PAGE = 500
+_SCHEMA = """
+CREATE TABLE snapshots (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    parent INTEGER REFERENCES snapshots (id),
+    kind TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    created INTEGER NOT NULL, -- microseconds since 1970
+    updated INTEGER NOT NULL,
+    inodes INTEGER,           -- known once committed
+    size INTEGER
+) STRICT;
+CREATE INDEX snapshots_by_parent ON snapshots (parent);
+"""
+_ROWS = """
+SELECT s.id, s.key, s.parent, p.key, s.kind, s.labels, s.created, s.updated, s.inodes, s.size
+FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
+"""
+_CHAIN = """
+WITH RECURSIVE chain (id, parent, depth) AS (
+    SELECT id, parent, 0 FROM snapshots WHERE id = ?
+    UNION ALL SELECT s.id, s.parent, depth + 1 FROM snapshots s JOIN chain ON s.id = chain.parent
+)
+SELECT id FROM chain ORDER BY depth
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One snapshot."""
+
+    id: int
+    key: str
+    parent_id: int | None
+    parent: str
+    kind: SnapshotKind
+    labels: Labels
+    created: int
+    updated: int
+    usage: Usage | None
+
+    def info(self) -> SnapshotInfo:
+        """As the contract has it."""
+        return SnapshotInfo(
+            name=self.key,
+            kind=self.kind,
+            parent=self.parent,
+            labels=self.labels,
+            created_at=_time(self.created),
+            updated_at=_time(self.updated),
+        )
+
+
+def _time(micros: int) -> datetime:
+    seconds, rest = divmod(micros, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    number, key, parent_id, parent, kind, labels, created, updated, inodes, size = values
+    usage = None if inodes is None else Usage(inodes, size)
+    return Row(
+        number, key, parent_id, parent or "", SnapshotKind(kind), json.loads(labels), created, updated, usage
+    )
+
+
+class SnapshotDatabase:
+    """Blocking; one connection that threads take turns at. Every change is durable when its call returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        path.chmod(0o600)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > _VERSION:
+            raise FailedPrecondition(
+                f"{str(path)!r} has schema {version}, this program knows {_VERSION}",
+                hint="a newer version wrote it; use that one",
+            )
+        if version < _VERSION:
+            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._connection.execute(sql, values).fetchall()
+
+    def last_id(self) -> int:
+        """The highest id ever given out."""
+        rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'")
+        return int(rows[0][0]) if rows else 0
+
+    def ids(self) -> set[int]:
+        """All ids in use."""
+        return {each for (each,) in self._all("SELECT id FROM snapshots")}
+
+    def get(self, key: str) -> Row:
+        """:raises NotFound: no such snapshot"""
+        rows = self._all(_ROWS + "WHERE s.key = ?", key)
+        if not rows:
+            raise NotFound(f"snapshot {key!r} does not exist", resource=f"snapshot {key}")
+        return _row(rows[0])
+
+    def page(self, after: int) -> list[Row]:
+        """Some rows with ids above ``after``, by id: a parent is always older than its children."""
+        return [
+            _row(values) for values in self._all(_ROWS + "WHERE s.id > ? ORDER BY s.id LIMIT ?", after, _PAGE)
+        ]
+
+    def chain(self, id: int | None) -> list[int]:
+        """``id``, its parent, its parent's parent, …"""
+        return [each for (each,) in self._all(_CHAIN, id)] if id else []
+
+    def check_free(self, key: str) -> None:
+        """:raises AlreadyExists: ``key`` names a snapshot"""
+        if self._all("SELECT 1 FROM snapshots WHERE key = ?", key):
+            raise _taken(key)
+
+    def insert(self, id: int, key: str, kind: SnapshotKind, parent: int | None, labels: Labels) -> None:
+        """:raises AlreadyExists: ``key`` was taken meanwhile"""
+        now = _now()
+        values = (id, key, parent, kind.value, _labels(labels), now, now)
+        try:
+            with self._transaction() as change:
+                change.execute(
+                    "INSERT INTO snapshots (id, key, parent, kind, labels, created, updated)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    values,
+                )
+        except sqlite3.IntegrityError as error:
+            raise _taken(key) from error
+
+    def set_labels(self, key: str, labels: Labels) -> Row:
+        """:raises NotFound: no such snapshot"""
+        with self._transaction() as change:
+            change.execute(
+                "UPDATE snapshots SET labels = ?, updated = ? WHERE key = ?", (_labels(labels), _now(), key)
+            )
+        return self.get(key)
+
+    def commit(self, id: int, key: str, name: str, labels: Labels, usage: Usage) -> None:
+        """:raises AlreadyExists: ``name`` is taken
+        :raises NotFound: the active snapshot is gone"""
+        now = _now()
+        try:
+            with self._transaction() as change:
+                done = change.execute(
+                    "UPDATE snapshots SET key = ?, kind = ?, labels = ?, created = ?, updated = ?,"
+                    " inodes = ?, size = ? WHERE id = ? AND key = ? AND kind = ?",
+                    (
+                        *(name, SnapshotKind.COMMITTED.value, _labels(labels), now, now),
+                        *(usage.inodes, usage.size, id, key, SnapshotKind.ACTIVE.value),
+                    ),
+                )
+        except sqlite3.IntegrityError as error:
+            raise _taken(name) from error
+        if done.rowcount != 1:
+            raise NotFound(f"snapshot {key!r} does not exist", resource=f"snapshot {key}")
+
+    def delete(self, row: Row) -> None:
+        """:raises FailedPrecondition: it has children
+        :raises NotFound: it is gone"""
+        with self._transaction() as change:
+            child = change.execute("SELECT key FROM snapshots WHERE parent = ? LIMIT 1", (row.id,)).fetchone()
+            if child:
+                raise FailedPrecondition(
+                    f"cannot remove snapshot {row.key!r} with child {child[0]!r}",
+                    reason="HAS_CHILDREN",
+                    resource=f"snapshot {row.key}",
+                    hint="remove the child first",
+                )
+            done = change.execute("DELETE FROM snapshots WHERE id = ? AND key = ?", (row.id, row.key))
+        if done.rowcount != 1:
+            raise NotFound(f"snapshot {row.key!r} does not exist", resource=f"snapshot {row.key}")
+
+
+def _taken(key: str) -> AlreadyExists:
+    return AlreadyExists(f"snapshot {key!r} already exists", resource=f"snapshot {key}")
+
+
+def _labels(labels: Labels) -> str:
+    return json.dumps(dict(labels), sort_keys=True)

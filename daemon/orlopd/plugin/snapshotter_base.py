@@ -1,0 +1,280 @@
+"""A snapshotter's bookkeeping, so that a plugin writes directories and mounts only.
+
+A subclass says how a snapshot's folder is filled and how it is mounted::
+
+    class Copies(SnapshotterBase):
+        def make(self, snapshot: Snapshot) -> None:
+            if snapshot.parents:
+                copy(snapshot.parents[0] / "fs", snapshot.path / "fs")
+            else:
+                (snapshot.path / "fs").mkdir(mode=0o755)
+
+        def mount_points(self, snapshot: Snapshot) -> Sequence[Mount]:
+            mode = "rw" if snapshot.kind is SnapshotKind.ACTIVE else "ro"
+            return [Mount("bind", str(snapshot.path / "fs"), ("rbind", mode))]
+
+Keys, parents, labels and times are in a SQLite database in the plugin's root, one transaction a change.
+A folder is there before its row and goes after it, so a crash leaves folders without a row at most;
+the next start finds them and :meth:`SnapshotterBase.cleanup` deletes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from ._snapshot_db import Row, SnapshotDatabase
+from .errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from .files import disk_usage, explain, remove_tree, sync_folder
+from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
+
+T = TypeVar("T")
+_THREADS = 16
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a subclass gets to know of a snapshot.
+
+    ``id`` is its number, never used twice; ``path`` its own folder, mode 0700; ``parents`` the folders of
+    the snapshots below, nearest first.
+    """
+
+    id: int
+    key: str
+    kind: SnapshotKind
+    path: Path
+    parents: tuple[Path, ...] = ()
+    labels: Labels = field(default_factory=lambda: NO_LABELS)
+
+
+class SnapshotterBase:
+    """Base of snapshotters that keep a folder for each snapshot. Implements
+    :class:`orlopd.plugin.snapshots.Snapshotter`.
+
+    The five methods to override run in threads, several at once; they may raise OSError.
+
+    :param root: the plugin's own folder (``context.root``)
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "snapshots"
+        self._trash = root / "trash"
+        for path in (self._folder, self._trash):
+            path.mkdir(mode=0o700, exist_ok=True)
+        self._db = SnapshotDatabase(root / "snapshots.db")
+        self._lock = threading.Lock()
+        self._making: set[int] = set()
+        self._pinned: Counter[int] = Counter()
+        self._limiter: anyio.CapacityLimiter | None = None
+        folders = [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
+        self._last = max([self._db.last_id(), *folders])
+        self._discard_orphans()
+
+    # What a subclass says.
+
+    def make(self, snapshot: Snapshot) -> None:
+        """Fill the folder ``snapshot.path``, which is there and empty. On an error it is dropped again."""
+        raise NotImplementedError
+
+    def mount_points(self, snapshot: Snapshot) -> Sequence[Mount]:
+        """How to mount an active snapshot or a view. Called often; does nothing but say it."""
+        raise NotImplementedError
+
+    def measure(self, snapshot: Snapshot) -> Usage:
+        """What the snapshot itself takes on disk."""
+        return disk_usage(snapshot.path)
+
+    def seal(self, snapshot: Snapshot) -> None:
+        """Called before an active snapshot becomes a committed one; to convert or to freeze it."""
+
+    def drop(self, path: Path) -> None:
+        """Delete a snapshot's folder and what belongs to it; a half-made one too."""
+        remove_tree(path)
+
+    # The contract.
+
+    async def stat(self, key: str) -> SnapshotInfo:
+        return await self._run(lambda: self._db.get(key).info())
+
+    async def set_labels(self, key: str, labels: Labels) -> SnapshotInfo:
+        return await self._run(lambda: self._db.set_labels(key, labels).info())
+
+    async def walk(self) -> AsyncIterator[SnapshotInfo]:
+        last = 0
+        while rows := await self._run(functools.partial(self._db.page, last)):
+            for row in rows:
+                yield row.info()
+            last = rows[-1].id
+
+    async def usage(self, key: str) -> Usage:
+        def job() -> Usage:
+            row = self._db.get(key)
+            if row.usage is not None:
+                return row.usage
+            with _explained(f"cannot measure snapshot {key!r}"):
+                return self.measure(self._snapshot(row))
+
+        return await self._run(job)
+
+    async def mounts(self, key: str) -> Sequence[Mount]:
+        def job() -> Sequence[Mount]:
+            row = self._db.get(key)
+            if row.kind is SnapshotKind.COMMITTED:
+                raise FailedPrecondition(
+                    f"snapshot {key!r} is committed, only active ones and views can be mounted",
+                    resource=f"snapshot {key}",
+                )
+            return self.mount_points(self._snapshot(row))
+
+        return await self._run(job)
+
+    async def prepare(self, key: str, parent: str, labels: Labels = NO_LABELS) -> Sequence[Mount]:
+        return await self._run(lambda: self._create(SnapshotKind.ACTIVE, key, parent, labels))
+
+    async def view(self, key: str, parent: str, labels: Labels = NO_LABELS) -> Sequence[Mount]:
+        return await self._run(lambda: self._create(SnapshotKind.VIEW, key, parent, labels))
+
+    async def commit(self, name: str, key: str, labels: Labels = NO_LABELS) -> None:
+        await self._run(lambda: self._commit(name, key, labels))
+
+    async def remove(self, key: str) -> None:
+        await self._run(lambda: self._remove(key))
+
+    async def cleanup(self) -> None:
+        def job() -> None:
+            self._discard_orphans()
+            for path in list(self._trash.iterdir()):
+                with _explained(f"cannot delete {str(path)!r}"):
+                    self.drop(path)
+
+        await self._run(job)
+
+    async def aclose(self) -> None:
+        """Close the database."""
+        await self._run(self._db.close)
+
+    # How it is done.
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(_THREADS)
+        return await anyio.to_thread.run_sync(job, limiter=self._limiter)
+
+    def _path(self, id: int) -> Path:
+        return self._folder / str(id)
+
+    def _snapshot(self, row: Row) -> Snapshot:
+        parents = tuple(self._path(each) for each in self._db.chain(row.parent_id))
+        return Snapshot(row.id, row.key, row.kind, self._path(row.id), parents, row.labels)
+
+    def _create(self, kind: SnapshotKind, key: str, parent: str, labels: Labels) -> Sequence[Mount]:
+        if not key:
+            raise InvalidArgument("a snapshot needs a key")
+        with self._lock:
+            self._db.check_free(key)
+            parent_id = self._parent(parent)
+            self._last += 1
+            number = self._last
+            self._making.add(number)
+            if parent_id:
+                self._pinned[parent_id] += 1
+        path = self._path(number)
+        parents = tuple(self._path(each) for each in self._db.chain(parent_id))
+        snapshot = Snapshot(number, key, kind, path, parents, labels)
+        try:
+            with _explained(f"cannot make snapshot {key!r}"):
+                path.mkdir(mode=0o700)
+                self.make(snapshot)
+                sync_folder(path)
+                sync_folder(self._folder)
+            self._db.insert(number, key, kind, parent_id, labels)
+        except BaseException:
+            self._discard(path)
+            raise
+        finally:
+            with self._lock:
+                self._making.discard(number)
+                if parent_id:
+                    self._pinned[parent_id] -= 1
+        return self.mount_points(snapshot)
+
+    def _parent(self, key: str) -> int | None:
+        if not key:
+            return None
+        try:
+            row = self._db.get(key)
+        except NotFound as error:
+            raise NotFound(f"parent snapshot {key!r} does not exist", resource=f"snapshot {key}") from error
+        if row.kind is not SnapshotKind.COMMITTED:
+            raise FailedPrecondition(
+                f"parent snapshot {key!r} is not committed but {row.kind.value}", resource=f"snapshot {key}"
+            )
+        return row.id
+
+    def _commit(self, name: str, key: str, labels: Labels) -> None:
+        if not name:
+            raise InvalidArgument(f"committing snapshot {key!r} needs a name")
+        row = self._db.get(key)
+        if row.kind is not SnapshotKind.ACTIVE:
+            raise FailedPrecondition(
+                f"snapshot {key!r} is {row.kind.value}, only an active one can be committed",
+                resource=f"snapshot {key}",
+            )
+        if name != key:
+            self._db.check_free(name)
+        snapshot = replace(self._snapshot(row), labels=labels)
+        with _explained(f"cannot commit snapshot {key!r}"):
+            self.seal(snapshot)
+            usage = self.measure(snapshot)
+        self._db.commit(row.id, key, name, labels, usage)
+
+    def _remove(self, key: str) -> None:
+        with self._lock:
+            row = self._db.get(key)
+            if self._pinned[row.id]:
+                raise FailedPrecondition(
+                    f"snapshot {key!r} is becoming the parent of another one", resource=f"snapshot {key}"
+                )
+            self._db.delete(row)
+        self._discard(self._path(row.id))
+
+    def _discard(self, path: Path) -> None:
+        """Take a folder without a row out of the way, and delete it if that works now."""
+        trash = self._trash / path.name
+        try:
+            path.rename(trash)
+            self.drop(trash)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # Not the caller's trouble: the snapshot is gone; cleanup() tries again.
+            _log.warning("left %s for the next cleanup: %s", trash, error)
+
+    def _discard_orphans(self) -> None:
+        with self._lock:
+            known = self._db.ids() | self._making
+            for path in list(self._folder.iterdir()):
+                if not (path.name.isdecimal() and int(path.name) in known):
+                    path.rename(self._trash / path.name)
+
+
+@contextmanager
+def _explained(tried: str) -> Generator[None]:
+    try:
+        yield
+    except AlreadyExists:
+        raise
+    except OSError as error:
+        raise explain(error, tried) from error

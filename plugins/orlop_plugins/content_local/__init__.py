@@ -1,0 +1,1 @@
+"""The content store: blobs as files named by digest."""

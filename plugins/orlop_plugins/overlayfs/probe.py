@@ -1,0 +1,86 @@
+"""What overlay filesystem this machine has."""
+
+# Descriptors, and paths that are no Path.
+# ruff: noqa: PTH116, PTH123, PTH208
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orlopd.plugin.errors import OrlopError, Skip
+from orlopd.plugin.files import remove_tree
+from orlopd.plugin.mount import escape_option, mounted
+from orlopd.plugin.values import Mount
+
+
+def overlay_options() -> tuple[str, ...]:
+    """The options every overlay mount needs here.
+
+    ``index=off``: the same lower directory may be under several mounts. ``userxattr``: without the initial
+    user namespace's privileges overlay keeps its marks in ``user.`` attributes.
+    """
+    options: list[str] = []
+    if Path("/sys/module/overlay/parameters/index").exists():
+        options.append("index=off")
+    if in_user_namespace():
+        options.append("userxattr")
+    return tuple(options)
+
+
+def in_user_namespace() -> bool:
+    """Whether root here is not root of the machine (user_namespaces(7))."""
+    try:
+        mapping = Path("/proc/self/uid_map").read_text().split()
+    except FileNotFoundError:
+        return False
+    return mapping != ["0", "0", "4294967295"]
+
+
+def probe(root: Path) -> None:
+    """Try an overlay whose upper directory is in ``root``, whiteout included.
+
+    :raises Skip: it does not work, and why
+    """
+    scratch = root / f"probe-{os.urandom(4).hex()}"
+    lower, upper, work = (scratch / name for name in ("lower", "upper", "work"))
+    for path in (scratch, lower, upper, work):
+        path.mkdir(mode=0o700)
+    try:
+        (lower / "file").touch()
+        options = (
+            *overlay_options(),
+            f"lowerdir={escape_option(str(lower), lower=True)}",
+            f"upperdir={escape_option(str(upper))}",
+            f"workdir={escape_option(str(work))}",
+        )
+        with mounted([Mount("overlay", "overlay", options)], folder=scratch) as merged:
+            (merged / "file").unlink()
+            left = os.listdir(merged)
+        if left:
+            raise Skip(
+                f"overlay on {filesystem(root)} at {str(root)!r} cannot hide a file: no whiteouts or d_type"
+            )
+    except OrlopError as error:
+        raise Skip(
+            f"overlay does not work with an upper directory on {filesystem(root)} at {str(root)!r}: "
+            f"{error.message.rpartition(': ')[2]}"
+        ) from error
+    except OSError as error:
+        raise Skip(
+            f"overlay on {filesystem(root)} at {str(root)!r} cannot be used: {error.strerror}"
+        ) from error
+    finally:
+        remove_tree(scratch)
+
+
+def filesystem(path: Path) -> str:
+    """The type of the filesystem that ``path`` is on."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            if before.split(" ", 3)[2] == wanted:
+                return after.split(" ", 1)[0]
+    return "an unknown filesystem"
