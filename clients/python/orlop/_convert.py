@@ -1,0 +1,365 @@
+"""Between the contract's messages and the SDK's values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from orlop import values as v
+from orlop_protos.orlop.engine.v1 import containers_pb2, images_pb2, stream_pb2, system_pb2
+
+E = TypeVar("E", bound=StrEnum)
+
+# --- Small things -------------------------------------------------------------------------------------------
+
+
+def when(message: Any, name: str) -> datetime | None:
+    """A timestamp field as a time, None when it is unset."""
+    return getattr(message, name).ToDatetime(tzinfo=UTC) if message.HasField(name) else None
+
+
+def timestamp(at: datetime | None) -> Timestamp | None:
+    """A time as a message; one without a zone counts as local, as everywhere in Python."""
+    if at is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(at.astimezone(UTC))
+    return message
+
+
+def duration(seconds: float | None) -> Duration | None:
+    """Seconds as a message."""
+    if seconds is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message
+
+
+def to_enum(cls: type[E], name: str, prefix: str, otherwise: E) -> E:
+    """A protobuf enum's name as ours; what a newer daemon adds is ``otherwise``."""
+    try:
+        return cls(name.removeprefix(prefix).lower())
+    except ValueError:
+        return otherwise
+
+
+STATES = {
+    v.ContainerState.UNSPECIFIED: containers_pb2.CONTAINER_STATE_UNSPECIFIED,
+    v.ContainerState.CREATED: containers_pb2.CONTAINER_STATE_CREATED,
+    v.ContainerState.RUNNING: containers_pb2.CONTAINER_STATE_RUNNING,
+    v.ContainerState.PAUSED: containers_pb2.CONTAINER_STATE_PAUSED,
+    v.ContainerState.STOPPED: containers_pb2.CONTAINER_STATE_STOPPED,
+}
+POLICIES = {
+    v.PullPolicy.MISSING: containers_pb2.PULL_POLICY_MISSING,
+    v.PullPolicy.ALWAYS: containers_pb2.PULL_POLICY_ALWAYS,
+    v.PullPolicy.NEVER: containers_pb2.PULL_POLICY_NEVER,
+}
+ON_CANCEL = {
+    v.OnCancel.DETACH: containers_pb2.ON_CANCEL_DETACH,
+    v.OnCancel.KILL: containers_pb2.ON_CANCEL_KILL,
+}
+NETWORKS = {
+    v.Network.NONE: containers_pb2.NETWORK_MODE_NONE,
+    v.Network.HOST: containers_pb2.NETWORK_MODE_HOST,
+}
+MOUNTS = {
+    v.MountType.BIND: containers_pb2.MOUNT_TYPE_BIND,
+    v.MountType.TMPFS: containers_pb2.MOUNT_TYPE_TMPFS,
+}
+
+# --- Images -------------------------------------------------------------------------------------------------
+
+
+def platform(m: images_pb2.Platform) -> v.Platform:
+    return v.Platform(m.os, m.architecture, m.variant)
+
+
+def platform_message(p: v.Platform | None) -> images_pb2.Platform | None:
+    return p and images_pb2.Platform(os=p.os, architecture=p.architecture, variant=p.variant)
+
+
+def credentials_message(c: v.Credentials | None) -> images_pb2.Credentials | None:
+    return c and images_pb2.Credentials(username=c.username, secret=c.secret)
+
+
+def image(m: images_pb2.Image) -> v.Image:
+    return v.Image(
+        name=m.name,
+        digest=m.digest,
+        size=m.size,
+        platforms=tuple(map(platform, m.platforms)),
+        created_at=when(m, "created_at"),
+        updated_at=when(m, "updated_at"),
+        labels=dict(m.labels),
+    )
+
+
+def image_config(m: images_pb2.ImageConfig) -> v.ImageConfig:
+    return v.ImageConfig(
+        entrypoint=tuple(m.entrypoint),
+        cmd=tuple(m.cmd),
+        env=tuple(m.env),
+        working_dir=m.working_dir,
+        user=m.user,
+        stop_signal=m.stop_signal,
+        labels=dict(m.labels),
+        diff_ids=tuple(m.diff_ids),
+    )
+
+
+def image_config_message(c: v.ImageConfig) -> images_pb2.ImageConfig:
+    return images_pb2.ImageConfig(
+        entrypoint=c.entrypoint,
+        cmd=c.cmd,
+        env=c.env,
+        working_dir=c.working_dir,
+        user=c.user,
+        stop_signal=c.stop_signal,
+        labels=c.labels,
+        diff_ids=c.diff_ids,
+    )
+
+
+def progress(m: images_pb2.BlobProgress) -> v.BlobProgress:
+    kind = images_pb2.BlobKind.Name(m.kind) if m.kind in images_pb2.BlobKind.values() else ""
+    state = images_pb2.BlobState.Name(m.state) if m.state in images_pb2.BlobState.values() else ""
+    return v.BlobProgress(
+        digest=m.digest,
+        kind=to_enum(v.BlobKind, kind, "BLOB_KIND_", v.BlobKind.UNSPECIFIED),
+        state=to_enum(v.BlobState, state, "BLOB_STATE_", v.BlobState.UNSPECIFIED),
+        current=m.current,
+        total=m.total,
+    )
+
+
+def pull_progress(m: images_pb2.PullResponse) -> v.PullProgress | None:
+    match m.WhichOneof("response"):
+        case "resolved":
+            return v.Resolved(m.resolved.name, m.resolved.digest, m.resolved.media_type)
+        case "progress":
+            return progress(m.progress)
+        case "image":
+            return image(m.image)
+        case _:
+            return None
+
+
+# --- Containers ---------------------------------------------------------------------------------------------
+
+
+def exit_(m: stream_pb2.ProcessExit) -> v.Exit:
+    return v.Exit(code=m.code, at=when(m, "at"), reason=m.reason)
+
+
+def window_message(w: v.WindowSize | None) -> stream_pb2.WindowSize | None:
+    return w and stream_pb2.WindowSize(width=w.width, height=w.height)
+
+
+def mount_message(m: v.Mount) -> containers_pb2.ContainerMount:
+    return containers_pb2.ContainerMount(
+        type=MOUNTS[m.type], source=m.source, target=m.target, read_only=m.read_only, options=m.options
+    )
+
+
+def spec_message(s: v.ContainerSpec) -> containers_pb2.ContainerSpec:
+    sources = [name for name in ("image", "rootfs", "bundle", "scratch") if getattr(s, name)]
+    if len(sources) != 1:
+        found = " and ".join(sources) or "none"
+        raise ValueError(
+            f"a container needs exactly one of image, rootfs, bundle and scratch; given: {found}"
+        )
+    message = containers_pb2.ContainerSpec(
+        name=s.name,
+        args=s.args,
+        env=s.env,
+        working_dir=s.working_dir,
+        user=s.user,
+        hostname=s.hostname,
+        terminal=s.terminal,
+        stdin=s.stdin,
+        labels=s.labels,
+        mounts=map(mount_message, s.mounts),
+        network=NETWORKS[s.network],
+        resources=containers_pb2.Resources(
+            memory_bytes=s.resources.memory_bytes, nano_cpus=s.resources.nano_cpus, pids=s.resources.pids
+        ),
+        read_only=s.read_only,
+        cap_add=s.cap_add,
+        cap_drop=s.cap_drop,
+        snapshotter=s.snapshotter,
+        runtime=s.runtime,
+        auto_remove=s.auto_remove,
+        stop_signal=s.stop_signal,
+        platform=platform_message(s.platform),
+    )
+    if s.scratch:
+        message.scratch.SetInParent()
+    else:
+        setattr(message, sources[0], getattr(s, sources[0]))
+    if s.entrypoint is not None:
+        message.entrypoint.SetInParent()
+        message.entrypoint.args.extend(s.entrypoint)
+    return message
+
+
+def spec(m: containers_pb2.ContainerSpec) -> v.ContainerSpec:
+    source = m.WhichOneof("source")
+    return v.ContainerSpec(
+        image=m.image,
+        rootfs=m.rootfs,
+        bundle=m.bundle,
+        scratch=source == "scratch",
+        args=tuple(m.args),
+        name=m.name,
+        entrypoint=tuple(m.entrypoint.args) if m.HasField("entrypoint") else None,
+        env=tuple(m.env),
+        working_dir=m.working_dir,
+        user=m.user,
+        hostname=m.hostname,
+        terminal=m.terminal,
+        stdin=m.stdin,
+        labels=dict(m.labels),
+        mounts=tuple(
+            v.Mount(
+                target=mount.target,
+                source=mount.source,
+                type=v.MountType.TMPFS if mount.type == containers_pb2.MOUNT_TYPE_TMPFS else v.MountType.BIND,
+                read_only=mount.read_only,
+                options=tuple(mount.options),
+            )
+            for mount in m.mounts
+        ),
+        network=v.Network.HOST if m.network == containers_pb2.NETWORK_MODE_HOST else v.Network.NONE,
+        resources=v.Resources(m.resources.memory_bytes, m.resources.nano_cpus, m.resources.pids),
+        read_only=m.read_only,
+        cap_add=tuple(m.cap_add),
+        cap_drop=tuple(m.cap_drop),
+        snapshotter=m.snapshotter,
+        runtime=m.runtime,
+        auto_remove=m.auto_remove,
+        stop_signal=m.stop_signal,
+        platform=platform(m.platform) if m.HasField("platform") else None,
+    )
+
+
+def container(m: containers_pb2.Container) -> v.Container:
+    return v.Container(
+        id=m.id,
+        name=m.name,
+        image=m.image,
+        state={number: state for state, number in STATES.items()}.get(m.state, v.ContainerState.UNSPECIFIED),
+        pid=m.pid,
+        exit=exit_(m.exit) if m.HasField("exit") else None,
+        args=tuple(m.args),
+        created_at=when(m, "created_at"),
+        started_at=when(m, "started_at"),
+        labels=dict(m.labels),
+        snapshotter=m.snapshotter,
+        runtime=m.runtime,
+        terminal=m.terminal,
+        auto_remove=m.auto_remove,
+        spec=spec(m.spec) if m.HasField("spec") else None,
+    )
+
+
+def output(m: stream_pb2.StreamOutput) -> v.Output | v.Exit | v.Detached | None:
+    match m.WhichOneof("output"):
+        case "stdout":
+            return v.Output(m.stdout, v.LogStream.STDOUT)
+        case "stderr":
+            return v.Output(m.stderr, v.LogStream.STDERR)
+        case "exit":
+            return exit_(m.exit)
+        case "detached":
+            return v.Detached()
+        case _:
+            return None
+
+
+def session_event(m: Any) -> v.SessionEvent | None:
+    """What a response of Run, Start, Attach or Exec says; None for what a newer daemon adds."""
+    match m.WhichOneof("response"):
+        case "output":
+            return output(m.output)
+        case "started":
+            return v.Started(pid=m.started.pid, exec_id=m.started.exec_id)
+        case "attached":
+            return v.Started(terminal=m.attached.terminal)
+        case "created":
+            return v.Created(m.created.id, m.created.name)
+        case "progress":
+            return progress(m.progress)
+        case _:
+            return None
+
+
+def log_line(m: containers_pb2.LogsResponse) -> v.LogLine:
+    stderr = m.stream == containers_pb2.LOG_STREAM_STDERR
+    return v.LogLine(m.data, v.LogStream.STDERR if stderr else v.LogStream.STDOUT, when(m, "at"))
+
+
+def stats(m: containers_pb2.StatsResponse) -> v.Stats:
+    return v.Stats(
+        at=when(m, "at"),
+        cpu_nanos=m.cpu_nanos,
+        memory_bytes=m.memory_bytes,
+        memory_limit=m.memory_limit,
+        pids=m.pids,
+        io_read_bytes=m.io_read_bytes,
+        io_write_bytes=m.io_write_bytes,
+    )
+
+
+# --- System -------------------------------------------------------------------------------------------------
+
+
+def info(m: system_pb2.InfoResponse) -> v.Info:
+    return v.Info(
+        root_dir=m.root_dir,
+        state_dir=m.state_dir,
+        default_snapshotter=m.default_snapshotter,
+        default_runtime=m.default_runtime,
+        containers=m.containers,
+        containers_running=m.containers_running,
+        images=m.images,
+        cgroup_mode=m.cgroup_mode,
+        kernel=m.kernel,
+        architecture=m.architecture,
+        extra=dict(m.extra),
+        warnings=tuple(m.warnings),
+    )
+
+
+def disk_usage(m: system_pb2.DiskUsageResponse) -> v.DiskUsage:
+    snapshots: Mapping[str, v.Usage] = {
+        s.snapshotter: v.Usage(s.usage.count, s.usage.bytes) for s in m.snapshots
+    }
+    return v.DiskUsage(v.Usage(m.content.count, m.content.bytes), snapshots, m.reclaimable)
+
+
+def pruned(m: system_pb2.PruneResponse) -> v.Pruned:
+    return v.Pruned(tuple(m.containers), tuple(m.images), tuple(m.blobs), tuple(m.snapshots), m.reclaimed)
+
+
+def event(m: system_pb2.EventsResponse) -> v.Event:
+    return v.Event(when(m, "at"), m.namespace, m.topic, m.event.type_url, m.json)
+
+
+def plugin(m: system_pb2.Plugin) -> v.Plugin:
+    status = system_pb2.PluginStatus.Name(m.status) if m.status in system_pb2.PluginStatus.values() else ""
+    return v.Plugin(
+        kind=m.kind,
+        id=m.id,
+        status=to_enum(v.PluginStatus, status, "PLUGIN_STATUS_", v.PluginStatus.UNSPECIFIED),
+        reason=m.reason,
+        origin=m.origin,
+        aliases=tuple(m.aliases),
+        exports=dict(m.exports),
+    )

@@ -1,0 +1,118 @@
+"""The daemon's images."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+
+from orlop import _convert, values
+from orlop._connection import WORK_SECONDS, Connection
+from orlop_protos.orlop.engine.v1 import images_pb2, images_pb2_grpc
+
+
+class Images:
+    """Bring images in, take them out, name them, remove them. Every method may raise ``OrlopError``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = images_pb2_grpc.ImageServiceStub(connection.channel)
+
+    async def pull(
+        self,
+        reference: str,
+        *,
+        platform: values.Platform | None = None,
+        snapshotter: str = "",
+        credentials: values.Credentials | None = None,
+        plain_http: bool = False,
+        unpack: bool = True,
+    ) -> AsyncIterator[values.PullProgress]:
+        """Fetch an image and unpack it: yields what it resolved to, progress as it happens, and the image
+        last.
+
+        Leaving the iteration stops the pull; blobs that are complete are not fetched again by the next one.
+        """
+        request = images_pb2.PullRequest(
+            reference=reference,
+            platform=_convert.platform_message(platform),
+            snapshotter=snapshotter,
+            credentials=_convert.credentials_message(credentials),
+            plain_http=plain_http,
+            no_unpack=not unpack,
+        )
+        async for response in self._connection.stream(self._stub.Pull, request):
+            step = _convert.pull_progress(response)
+            if step is not None:
+                yield step
+
+    async def import_(
+        self,
+        archive: AsyncIterable[bytes],
+        *,
+        name: str = "",
+        snapshotter: str = "",
+        unpack: bool = True,
+    ) -> tuple[values.Image, ...]:
+        """Store the images of an archive (OCI layout or `docker save`, plain or gzipped tar).
+
+        ``name`` is for an image that the archive leaves unnamed.
+        """
+        options = images_pb2.ImportOptions(name=name, snapshotter=snapshotter, no_unpack=not unpack)
+        response = await self._connection.upload(
+            self._stub.Import,
+            images_pb2.ImportRequest(options=options),
+            archive,
+            lambda chunk: images_pb2.ImportRequest(chunk=chunk),
+        )
+        return tuple(map(_convert.image, response.images))
+
+    async def export(
+        self, names: Sequence[str], *, platform: values.Platform | None = None
+    ) -> AsyncIterator[bytes]:
+        """Write images as one OCI layout tar, of one platform or of all that are here; yields its bytes."""
+        request = images_pb2.ExportRequest(names=names, platform=_convert.platform_message(platform))
+        async for response in self._connection.stream(self._stub.Export, request):
+            yield response.chunk
+
+    async def build(self, build: values.Build, root: AsyncIterable[bytes]) -> values.Image:
+        """Make an image of one layer out of a tar stream of its root filesystem. Same tree, same digest."""
+        options = images_pb2.BuildOptions(
+            name=build.name,
+            config=_convert.image_config_message(build.config),
+            platform=_convert.platform_message(build.platform),
+        )
+        response = await self._connection.upload(
+            self._stub.Build,
+            images_pb2.BuildRequest(options=options),
+            root,
+            lambda chunk: images_pb2.BuildRequest(chunk=chunk),
+        )
+        return _convert.image(response.image)
+
+    async def list(self, filters: Iterable[str] = ()) -> tuple[values.Image, ...]:
+        """All images, or those that any of the containerd filters matches, in order of name."""
+        found: list[values.Image] = []
+        token = ""
+        while True:
+            request = images_pb2.ListImagesRequest(filters=filters, page_token=token)
+            response = await self._connection.unary(self._stub.ListImages, request)
+            found.extend(map(_convert.image, response.images))
+            token = response.next_page_token
+            if not token:
+                return tuple(found)
+
+    async def get(self, name: str) -> values.ImageDetails:
+        """One image with its configuration. ``name`` may be a digest or a unique prefix of one."""
+        response = await self._connection.unary(self._stub.GetImage, images_pb2.GetImageRequest(name=name))
+        config = _convert.image_config(response.config) if response.HasField("config") else None
+        return values.ImageDetails(_convert.image(response.image), config)
+
+    async def tag(self, source: str, target: str) -> values.Image:
+        """Give an image one more name; a name that is taken moves."""
+        request = images_pb2.TagRequest(source=source, target=target)
+        return _convert.image((await self._connection.unary(self._stub.Tag, request)).image)
+
+    async def remove(self, name: str, *, force: bool = False) -> values.Removed:
+        """Remove a name, with ``force`` though containers use the image."""
+        request = images_pb2.RemoveImageRequest(name=name, force=force)
+        response = await self._connection.unary(self._stub.RemoveImage, request, timeout=WORK_SECONDS)
+        return values.Removed(response.name, tuple(response.deleted))

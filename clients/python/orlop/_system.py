@@ -1,0 +1,49 @@
+"""The daemon itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+from orlop import _convert, values
+from orlop._connection import WORK_SECONDS, Connection
+from orlop_protos.orlop.engine.v1 import system_pb2, system_pb2_grpc
+
+
+class System:
+    """What the daemon is, has, and does. Every method may raise ``OrlopError``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = system_pb2_grpc.SystemServiceStub(connection.channel)
+
+    async def info(self) -> values.Info:
+        """What this daemon is, where it keeps things, what it can do."""
+        return _convert.info(await self._connection.unary(self._stub.Info, system_pb2.InfoRequest()))
+
+    async def version(self) -> values.Version:
+        """The daemon's version and those of what it stands on."""
+        m = await self._connection.unary(self._stub.Version, system_pb2.VersionRequest())
+        return values.Version(m.version, m.revision, m.python, m.containerd_api)
+
+    async def disk_usage(self) -> values.DiskUsage:
+        """What the namespace's images, containers and snapshots take on disk."""
+        request = system_pb2.DiskUsageRequest()
+        return _convert.disk_usage(
+            await self._connection.unary(self._stub.DiskUsage, request, timeout=WORK_SECONDS)
+        )
+
+    async def prune(self, *, containers: bool = False, images: bool = False) -> values.Pruned:
+        """Collect what nothing needs; stopped containers and images that no container uses, if asked."""
+        request = system_pb2.PruneRequest(containers=containers, images=images)
+        return _convert.pruned(await self._connection.unary(self._stub.Prune, request, timeout=WORK_SECONDS))
+
+    async def events(self, filters: Iterable[str] = ()) -> AsyncIterator[values.Event]:
+        """What happens from now on, all of it or what any containerd filter matches; without an end."""
+        request = system_pb2.EventsRequest(filters=filters)
+        async for response in self._connection.stream(self._stub.Events, request):
+            yield _convert.event(response)
+
+    async def plugins(self) -> tuple[values.Plugin, ...]:
+        """The plugins, those that failed or do not suit the machine included, in order of kind and id."""
+        response = await self._connection.unary(self._stub.Plugins, system_pb2.PluginsRequest())
+        return tuple(map(_convert.plugin, response.plugins))

@@ -1,0 +1,108 @@
+"""pull, and what is done to images by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from orlop.cli.base import each, output_option, show, verb, with_client
+from orlop.cli.format import ago, printable, short, size, table
+from orlop.cli.options import platform as parse_platform
+
+if TYPE_CHECKING:
+    from orlop.client import Client
+    from orlop.values import Image
+
+
+@verb("pull")
+@click.option("--platform", metavar="OS/ARCH", help="The platform to fetch; this machine's without.")
+@click.option("--snapshotter", default="", metavar="NAME", help="The snapshotter to unpack into.")
+@click.option("--plain-http", is_flag=True, help="Allow plain HTTP to the registry.")
+@click.option("--no-unpack", is_flag=True, help="Fetch only.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@output_option
+@click.argument("reference", metavar="NAME")
+@with_client
+async def pull(
+    client: Client,
+    *,
+    platform: str | None,
+    snapshotter: str,
+    plain_http: bool,
+    no_unpack: bool,
+    quiet: bool,
+    output: str,
+    reference: str,
+) -> None:
+    """Fetch an image and unpack it. Prints its full name, with --output json all about it."""
+    from orlop.cli.progress import display
+    from orlop.values import Image
+
+    image: Image | None = None
+    with display(quiet=quiet) as shown:
+        async for step in client.images.pull(
+            reference,
+            platform=parse_platform(platform),
+            snapshotter=snapshotter,
+            plain_http=plain_http,
+            unpack=not no_unpack,
+        ):
+            shown.step(step)
+            if isinstance(step, Image):
+                image = step
+    if image is not None:
+        show(image) if output == "json" else click.echo(printable(image.name))
+
+
+@verb("images")
+@click.option("-q", "--quiet", is_flag=True, help="Print names only.")
+@click.option(
+    "-f", "--filter", "filters", multiple=True, metavar="FILTER", help="As containerd's: name~=alpine."
+)
+@click.option("--no-trunc", is_flag=True, help="Print digests whole.")
+@output_option
+@with_client
+async def images(
+    client: Client, *, quiet: bool, filters: tuple[str, ...], no_trunc: bool, output: str
+) -> None:
+    """List images, in order of name."""
+    found = await client.images.list(filters)
+    if output == "json":
+        show(found)
+    elif quiet:
+        for image in found:
+            click.echo(printable(image.name))
+    else:
+        rows = [row(image, no_trunc) for image in found]
+        click.echo(table(("NAME", "DIGEST", "PLATFORMS", "SIZE", "CREATED"), rows))
+
+
+def row(image: Image, whole: bool) -> tuple[str, ...]:
+    """An image as a line of the table."""
+    platforms = ",".join(map(str, image.platforms)) or "-"
+    digest = image.digest if whole else short(image.digest)
+    return image.name, digest, platforms, size(image.size), ago(image.created_at)
+
+
+@verb("rmi")
+@click.option("-f", "--force", is_flag=True, help="Though containers use it.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@with_client
+async def rmi(client: Client, *, force: bool, names: tuple[str, ...]) -> int:
+    """Remove images' names, and what nothing else needs."""
+
+    async def one(name: str) -> str:
+        removed = await client.images.remove(name, force=force)
+        return "\n".join([f"untagged {removed.name}", *(f"deleted {digest}" for digest in removed.deleted)])
+
+    return await each(names, one)
+
+
+@verb("tag")
+@click.argument("source", metavar="NAME")
+@click.argument("target", metavar="NEW-NAME")
+@with_client
+async def tag(client: Client, *, source: str, target: str) -> None:
+    """Give an image one more name."""
+    click.echo(printable((await client.images.tag(source, target)).name))

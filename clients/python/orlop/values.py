@@ -1,0 +1,464 @@
+"""The values that go into and come out of the SDK: frozen dataclasses, no protobuf.
+
+Times are aware datetimes in UTC, sizes are bytes, digests are "sha256:..." strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+__all__ = [
+    "BlobKind",
+    "BlobProgress",
+    "BlobState",
+    "Build",
+    "Container",
+    "ContainerDetails",
+    "ContainerSpec",
+    "ContainerState",
+    "Created",
+    "Credentials",
+    "Detached",
+    "DiskUsage",
+    "Event",
+    "Exit",
+    "Image",
+    "ImageConfig",
+    "ImageDetails",
+    "Info",
+    "LogLine",
+    "LogStream",
+    "Mount",
+    "MountType",
+    "Network",
+    "OnCancel",
+    "Output",
+    "Platform",
+    "Plugin",
+    "PluginStatus",
+    "Pruned",
+    "PullPolicy",
+    "PullProgress",
+    "Removed",
+    "Resolved",
+    "Resources",
+    "SessionEvent",
+    "Started",
+    "Stats",
+    "Usage",
+    "Version",
+    "WindowSize",
+]
+
+
+class BlobKind(StrEnum):
+    """The part a blob plays in an image."""
+
+    UNSPECIFIED = "unspecified"
+    INDEX = "index"
+    MANIFEST = "manifest"
+    CONFIG = "config"
+    LAYER = "layer"
+
+
+class BlobState(StrEnum):
+    """The states of a blob in a pull, in their order."""
+
+    UNSPECIFIED = "unspecified"
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    FETCHED = "fetched"
+    EXISTS = "exists"
+    UNPACKING = "unpacking"
+    UNPACKED = "unpacked"
+
+
+class ContainerState(StrEnum):
+    """How a container is."""
+
+    UNSPECIFIED = "unspecified"
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+class PullPolicy(StrEnum):
+    """When to pull an image that is to be run."""
+
+    MISSING = "missing"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class OnCancel(StrEnum):
+    """What giving up a stream does to its process."""
+
+    DETACH = "detach"
+    KILL = "kill"
+
+
+class Network(StrEnum):
+    """The network a container is in: one of its own with loopback alone, or the machine's."""
+
+    NONE = "none"
+    HOST = "host"
+
+
+class MountType(StrEnum):
+    """The kinds of mount."""
+
+    BIND = "bind"
+    TMPFS = "tmpfs"
+
+
+class LogStream(StrEnum):
+    """Where a line was written."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+class PluginStatus(StrEnum):
+    """How a plugin is."""
+
+    UNSPECIFIED = "unspecified"
+    OK = "ok"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image runs on, as Go spells it: "linux", "amd64", "" or a variant as "v8"."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who asks a registry; an empty user name goes with an identity token."""
+
+    username: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A named image; ``size`` is what its content for this machine takes, compressed."""
+
+    name: str
+    digest: str
+    size: int = 0
+    platforms: tuple[Platform, ...] = ()
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What an image asks of the containers made from it."""
+
+    entrypoint: Sequence[str] = ()
+    cmd: Sequence[str] = ()
+    env: Sequence[str] = ()
+    working_dir: str = ""
+    user: str = ""
+    stop_signal: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    diff_ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDetails:
+    """An image and its configuration, which an artifact or another platform's image has not."""
+
+    image: Image
+    config: ImageConfig | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A name became a digest."""
+
+    name: str
+    digest: str
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobProgress:
+    """How far one blob has come; it replaces what was said of it before. ``total`` is 0 when not known."""
+
+    digest: str
+    kind: BlobKind
+    state: BlobState
+    current: int = 0
+    total: int = 0
+
+
+PullProgress = Resolved | BlobProgress | Image
+"""One step of a pull: what the name resolved to first, progress as it happens, the image last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What an image to be built is called, what it asks of its containers and what it runs on."""
+
+    name: str
+    config: ImageConfig = ImageConfig()
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """An image's name that is gone, and the digests that went with it."""
+
+    name: str
+    deleted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount of a container. ``target`` is an absolute path inside, a bind's ``source`` one of the machine."""
+
+    target: str
+    source: str = ""
+    type: MountType = MountType.BIND
+    read_only: bool = False
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Limits; 0 is no limit. A processor and a half is 1_500_000_000 ``nano_cpus``."""
+
+    memory_bytes: int = 0
+    nano_cpus: int = 0
+    pids: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """What a container shall be. Exactly one of ``image``, ``rootfs``, ``bundle`` and ``scratch`` is given.
+
+    ``rootfs`` and ``bundle`` are absolute paths on the daemon's machine. ``entrypoint`` replaces the image's;
+    an empty one means none. What is left empty is the image's, or the daemon's default.
+    """
+
+    image: str = ""
+    args: Sequence[str] = ()
+    name: str = ""
+    rootfs: str = ""
+    bundle: str = ""
+    scratch: bool = False
+    entrypoint: Sequence[str] | None = None
+    env: Sequence[str] = ()
+    working_dir: str = ""
+    user: str = ""
+    hostname: str = ""
+    terminal: bool = False
+    stdin: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    mounts: Sequence[Mount] = ()
+    network: Network = Network.NONE
+    resources: Resources = Resources()
+    read_only: bool = False
+    cap_add: Sequence[str] = ()
+    cap_drop: Sequence[str] = ()
+    snapshotter: str = ""
+    runtime: str = ""
+    auto_remove: bool = False
+    stop_signal: str = ""
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSize:
+    """The size of a terminal, in character cells."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: 128 plus the number of the signal that ended it, if one did; ``reason`` tells more."""
+
+    code: int
+    at: datetime | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as it is. ``spec`` is None for one that was made through another API."""
+
+    id: str
+    name: str
+    image: str = ""
+    state: ContainerState = ContainerState.UNSPECIFIED
+    pid: int = 0
+    exit: Exit | None = None
+    args: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    snapshotter: str = ""
+    runtime: str = ""
+    terminal: bool = False
+    auto_remove: bool = False
+    spec: ContainerSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerDetails:
+    """A container and its OCI runtime spec, as JSON."""
+
+    container: Container
+    oci_spec: str
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A container was made."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process runs, or one that ran already is connected to; ``pid`` is 0 then."""
+
+    pid: int = 0
+    exec_id: str = ""
+    terminal: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Bytes that a process wrote. With a terminal, all of it is standard output."""
+
+    data: bytes
+    stream: LogStream = LogStream.STDOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """The process runs on without this client."""
+
+
+SessionEvent = Resolved | BlobProgress | Created | Started | Output | Exit | Detached
+"""What a session tells, in the order in which it happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One piece of a log, at most a line, with its line end if it had one."""
+
+    data: bytes
+    stream: LogStream
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a container uses: processor time and block input and output so far, the rest at ``at``."""
+
+    at: datetime | None
+    cpu_nanos: int
+    memory_bytes: int
+    memory_limit: int
+    pids: int
+    io_read_bytes: int
+    io_write_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a daemon is, where it keeps things, what it can do."""
+
+    root_dir: str
+    state_dir: str
+    default_snapshotter: str
+    default_runtime: str
+    containers: int
+    containers_running: int
+    images: int
+    cgroup_mode: str
+    kernel: str
+    architecture: str
+    extra: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The daemon's version and those of what it stands on."""
+
+    version: str
+    revision: str
+    python: str
+    containerd_api: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many of something there are, and the bytes they take on disk."""
+
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """What the namespace takes on disk; ``snapshots`` by snapshotter, ``reclaimable`` bytes of content."""
+
+    content: Usage
+    snapshots: Mapping[str, Usage]
+    reclaimable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a prune removed; snapshots as SNAPSHOTTER/KEY, ``reclaimed`` in bytes of content."""
+
+    containers: tuple[str, ...]
+    images: tuple[str, ...]
+    blobs: tuple[str, ...]
+    snapshots: tuple[str, ...]
+    reclaimed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event; ``json`` is the event's message, ``type_url`` what kind of message it is."""
+
+    at: datetime | None
+    namespace: str
+    topic: str
+    type_url: str
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One plugin of the daemon, those that failed or do not suit its machine included."""
+
+    kind: str
+    id: str
+    status: PluginStatus
+    reason: str = ""
+    origin: str = ""
+    aliases: tuple[str, ...] = ()
+    exports: Mapping[str, str] = field(default_factory=dict)
