@@ -23,7 +23,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+# No slots: with them Python 3.11 cannot call a frozen generic class by its parametrized name.
+@dataclass(frozen=True)
 class Kind(Generic[T]):
     """A kind of part. ``name`` is how containerd's Introspection spells it, ``short`` the config's word."""
 
@@ -94,7 +95,8 @@ class Requirement:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+# No slots: with them Python 3.11 cannot call a frozen generic class by its parametrized name.
+@dataclass(frozen=True)
 class Provider(Generic[T_co]):
     """A part on offer.
 
