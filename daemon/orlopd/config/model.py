@@ -1,0 +1,160 @@
+"""Every key of the daemon's configuration, its default and what it is for.
+
+The descriptions are what ``orlopd config default`` prints, so they are written for whoever edits
+the file.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from .paths import default_config_dir, default_root, default_state
+
+MIB = 1024 * 1024
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{str(path)!r} is not an absolute path")
+    return path
+
+
+def _address(address: str) -> str:
+    path = address.removeprefix("unix://")
+    if path == address and "://" in address:
+        raise ValueError(f"{address!r} is not an address: want unix:///PATH")
+    path = path.removeprefix("unix:")
+    if not path.startswith("/"):
+        raise ValueError(f"{address!r} is not an address: want unix:///PATH with an absolute path")
+    return "unix://" + path
+
+
+def _mode(mode: str) -> str:
+    if not re.fullmatch(r"0?[0-7]{3}", mode):
+        raise ValueError(f"{mode!r} is not a mode: want three octal digits, for example '0660'")
+    return mode
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Address = Annotated[str, AfterValidator(_address)]
+Mode = Annotated[str, AfterValidator(_mode)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Grpc(Section):
+    """The gRPC server."""
+
+    max_receive_message_size: int = Field(
+        16 * MIB, ge=MIB, le=2**31 - 1, description="The largest request message taken, in bytes."
+    )
+    max_send_message_size: int = Field(
+        16 * MIB, ge=MIB, le=2**31 - 1, description="The largest response message sent, in bytes."
+    )
+    reflection: bool = Field(
+        True, description="Serve gRPC reflection, so that tools can list services and methods."
+    )
+
+
+class GarbageCollection(Section):
+    """When content and snapshots that nothing needs any more are deleted."""
+
+    delay: float = Field(
+        0.5,
+        ge=0,
+        description="Seconds from a deletion to the collection that follows it, so that one serves many.",
+    )
+    interval: float = Field(
+        900.0,
+        ge=0,
+        description="Seconds between collections when nothing was deleted, for leases that ran out; 0 for never.",
+    )
+
+
+class Config(Section):
+    """The daemon."""
+
+    root: AbsolutePath = Field(
+        default_factory=default_root,
+        description="Folder of what outlives a reboot: content, snapshots, metadata, containers' logs.",
+    )
+    state: AbsolutePath = Field(
+        default_factory=default_state,
+        description=(
+            "Folder of what a reboot empties: sockets, bundles, pids. Its path must be short, because the path of\n"
+            "a unix socket below it has at most 107 characters."
+        ),
+    )
+    addresses: list[Address] = Field(
+        default_factory=list[str],
+        description='Sockets to serve on, as "unix:///PATH". Empty for orlop.sock in the state folder.',
+    )
+    socket_mode: Mode = Field("0660", description="Mode of the sockets, in octal.")
+    socket_group: str | int = Field(
+        "",
+        description=(
+            "Group of the sockets, by name or number: its members may do with this machine what root may.\n"
+            'Empty for the group "orlop" where there is one, otherwise the daemon\'s own.'
+        ),
+    )
+    log_level: LogLevel = Field(
+        "info", description="What goes to the log: debug, info, warning or error, and what is worse."
+    )
+    log_format: LogFormat = Field(
+        "text", description="How a line of the log looks: text for people, json for programs."
+    )
+    plugin_dirs: list[AbsolutePath] = Field(
+        default_factory=lambda: [default_config_dir() / "plugins"],
+        description="Folders whose .py files are loaded as plugins; those that do not exist are passed over.",
+    )
+    disabled_plugins: list[str] = Field(
+        default_factory=list[str], description='Plugins not to open, as "snapshotter.overlayfs".'
+    )
+    required_plugins: list[str] = Field(
+        default_factory=list[str],
+        description="Plugins without which the daemon is not to start; it goes on without any other.",
+    )
+    content: str = Field("content", description="The content store.")
+    snapshotter: str = Field("overlayfs", description="The snapshotter where a request names none.")
+    runtime: str = Field("io.containerd.runc.v2", description="The runtime where a request names none.")
+    differs: list[str] = Field(
+        default_factory=list[str],
+        description="Differs in the order they are asked whether they handle a layer; the others follow by name.",
+    )
+    resolvers: list[str] = Field(
+        default_factory=list[str],
+        description="Resolvers in the order they are asked whether they handle a reference; the others follow.",
+    )
+    start_timeout: float = Field(30.0, gt=0, description="Seconds that one plugin may take to open.")
+    shutdown_timeout: float = Field(
+        10.0,
+        ge=0,
+        description="Seconds that calls under way have to end when the daemon stops, and then plugins to close.",
+    )
+    grpc: Grpc = Field(default_factory=lambda: Grpc(), description="The gRPC server.")
+    gc: GarbageCollection = Field(
+        default_factory=lambda: GarbageCollection(),
+        description="When content and snapshots that nothing needs any more are deleted.",
+    )
+    plugins: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict[str, dict[str, dict[str, Any]]],
+        description="A section [plugins.KIND.ID] for each plugin, with keys of its own.",
+    )
+
+    @property
+    def sockets(self) -> list[Path]:
+        """The paths of the sockets to serve on."""
+        if not self.addresses:
+            return [self.state / "orlop.sock"]
+        return [Path(address.removeprefix("unix://")) for address in dict.fromkeys(self.addresses)]

@@ -1,0 +1,185 @@
+"""What the host hands to the core: the opened parts, the participants' hooks and the settings."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
+
+from orlopd.plugin import ContentStore, Differ, Resolver, Runtime, Service, Snapshotter
+from orlopd.plugin.errors import NotFound
+from orlopd.plugin.values import Container, Descriptor, Event
+
+T = TypeVar("T")
+
+
+class PartStatus(enum.Enum):
+    """How a plugin's part is."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """What is known of one part, or of a plugin that never came to offer one.
+
+    :param kind: containerd's spelling, ``io.containerd.snapshotter.v1``
+    :param short: the config's word, ``snapshotter``
+    :param reason: why it is not ok, in one line
+    :param origin: the distribution with its version, or the file
+    :param requires: the kinds it needs, in containerd's spelling
+    """
+
+    kind: str
+    short: str
+    id: str
+    status: PartStatus
+    reason: str = ""
+    origin: str = ""
+    requires: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    exports: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    capabilities: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name that the config and the command line use: ``snapshotter.overlayfs``."""
+        return f"{self.short}.{self.id}"
+
+    @property
+    def label(self) -> str:
+        """What to call it in a sentence: ``plugin registry``, ``snapshotter.overlayfs``."""
+        return f"plugin {self.id}" if self.short == "plugin" else self.name
+
+
+class Catalog(Mapping[str, T]):
+    """The open parts of one kind by id. Looking up takes aliases too; iterating gives ids alone."""
+
+    def __init__(
+        self,
+        word: str,
+        parts: Mapping[str, T],
+        aliases: Mapping[str, str] | None = None,
+        closed: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        :param word: what a part is called in messages, ``snapshotter``
+        :param aliases: further names and the ids they stand for
+        :param closed: ids and aliases of parts that are not open, and why
+        """
+        self._word = word
+        self._parts = dict(parts)
+        self._aliases = dict(aliases or {})
+        self._closed = dict(closed or {})
+
+    def __getitem__(self, name: str) -> T:
+        return self._parts[self._aliases.get(name, name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def canonical(self, name: str) -> str:
+        """The id behind a name that may be an alias; the name itself when it is neither."""
+        return self._aliases.get(name, name)
+
+    def require(self, name: str) -> T:
+        """The part of that name.
+
+        :raises NotFound: no open part has it; the message says why and which there are
+        """
+        part = self.get(name)
+        if part is not None:
+            return part
+        if name in self._closed:
+            raise NotFound(
+                f"{self._word} {name} is not available: {self._closed[name]}",
+                resource=f"{self._word} {name}",
+            )
+        known = ", ".join(sorted(self._parts)) or "none"
+        raise NotFound(
+            f"{self._word} {name!r} not found; available: {known}", resource=f"{self._word} {name}"
+        )
+
+
+class Hooks(Protocol):
+    """The participants: what plugins do along the way. Each call awaits all of them, in order."""
+
+    async def adjust_spec(self, namespace: str, container: Container, spec: dict[str, Any]) -> None:
+        """Let plugins change ``spec`` in place.
+
+        :raises OrlopError: a plugin refused or broke; the container is not to be created
+        """
+        ...
+
+    async def check_image(self, namespace: str, name: str, target: Descriptor) -> None:
+        """Let plugins look at an image before its layers are fetched.
+
+        :raises PermissionDenied: a plugin refused it
+        :raises OrlopError: a plugin broke; the image is not to be fetched
+        """
+        ...
+
+    async def event(self, event: Event) -> None:
+        """Show plugins an event. What they raise is logged and goes no further."""
+        ...
+
+    async def info(self) -> Mapping[str, str]:
+        """Fields that plugins add to ``info``. A plugin that breaks is logged and left out."""
+        ...
+
+
+class NoHooks:
+    """Hooks that nobody takes part in."""
+
+    async def adjust_spec(self, namespace: str, container: Container, spec: dict[str, Any]) -> None:
+        return
+
+    async def check_image(self, namespace: str, name: str, target: Descriptor) -> None:
+        return
+
+    async def event(self, event: Event) -> None:
+        return
+
+    async def info(self) -> Mapping[str, str]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The opened parts. Differs and resolvers come in the order in which they are asked."""
+
+    content: ContentStore
+    snapshotters: Catalog[Snapshotter]
+    differs: Sequence[Differ]
+    resolvers: Sequence[Resolver]
+    runtimes: Catalog[Runtime]
+    services: Sequence[Service] = ()
+    hooks: Hooks = field(default_factory=NoHooks)
+    plugins: Sequence[PartInfo] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says to the core.
+
+    :param gc_delay: seconds from a deletion to the collection that follows it
+    :param gc_interval: seconds between collections without a deletion; 0 for never
+    """
+
+    root: Path
+    state: Path
+    snapshotter: str
+    runtime: str
+    gc_delay: float = 0.5
+    gc_interval: float = 900.0
+    version: str = ""
+    revision: str = ""

@@ -1,0 +1,124 @@
+"""The daemon from start to end: lock, open plugins and core, serve, and all of that backwards."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import stat
+import time
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+
+import anyio
+
+from orlopd import revision, version
+from orlopd.config import Config, Loaded
+from orlopd.core.core import Core
+from orlopd.core.parts import Parts, PartStatus, Settings
+from orlopd.host import Host
+from orlopd.plugin.provider import RUNTIME, SNAPSHOTTER
+from orlopd.server import FolderLock, Server
+from orlopd.server import tracing
+from orlopd.server.notify import notify
+from orlopd.services import all_services
+
+_log = logging.getLogger("orlopd")
+
+
+class StartError(Exception):
+    """The daemon cannot start. The message is one line."""
+
+
+async def run(loaded: Loaded) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    :raises StartError, ConfigError, HostError, LockError, SocketError, OrlopError: it cannot start
+    """
+    begun = time.monotonic()
+    config = loaded.config
+    async with anyio.create_task_group() as watch:
+        stop = anyio.Event()
+        await watch.start(_watch_signals, stop)
+        async with AsyncExitStack() as stack:
+            stack.callback(watch.cancel_scope.cancel)
+            with ExitStack() as locks:
+                for folder, mode in ((config.root, 0o700), (config.state, 0o711)):
+                    make_folder(folder, mode)
+                    locks.callback(FolderLock.take(folder / "lock", f"the folder {folder}").release)
+                stack.push(locks.pop_all())
+            server = Server(config, version())
+            stack.callback(server.release)
+            tracing.configure_from_environment()
+            stack.callback(tracing.flush)
+            host = Host(loaded)
+            parts = await stack.enter_async_context(host.open())
+            core = await stack.enter_async_context(Core.open(_settings(config, host), parts))
+            services = [*all_services(core), *parts.services]
+            await server.start([service.register for service in services])
+            _report(config, parts, time.monotonic() - begun)
+            notify("READY=1", f"MAINPID={os.getpid()}")
+            await stop.wait()
+            notify("STOPPING=1")
+            _log.info("stopping")
+            await server.stop(config.shutdown_timeout)
+        _log.info("stopped")
+
+
+def _settings(config: Config, host: Host) -> Settings:
+    return Settings(
+        root=config.root,
+        state=config.state,
+        snapshotter=host.default(SNAPSHOTTER),
+        runtime=host.default(RUNTIME),
+        gc_delay=config.gc.delay,
+        gc_interval=config.gc.interval,
+        version=version(),
+        revision=revision(),
+    )
+
+
+def _report(config: Config, parts: Parts, seconds: float) -> None:
+    for plugin in parts.plugins:
+        if plugin.status is PartStatus.FAILED:
+            _log.warning("%s failed: %s", plugin.label, plugin.reason)
+        elif plugin.status is PartStatus.SKIPPED:
+            _log.info("%s skipped: %s", plugin.label, plugin.reason)
+    if config.snapshotter not in parts.snapshotters and parts.snapshotters:
+        _log.warning(
+            'the snapshotter "%s" is not available; there are: %s',
+            config.snapshotter,
+            ", ".join(sorted(parts.snapshotters)),
+        )
+    sockets = ", ".join(f"unix://{path}" for path in config.sockets)
+    _log.info("orlopd %s serves on %s (started in %.2f s)", version(), sockets, seconds)
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder of the daemon's own, or check that it is one.
+
+    :raises StartError: it cannot be made, is no folder, or is somebody else's
+    """
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        found = path.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise StartError(f"{path} is not a folder")
+        if found.st_uid != os.geteuid():
+            raise StartError(
+                f"the folder {path} belongs to user {found.st_uid}, not to this one ({os.geteuid()})"
+            )
+        path.chmod(mode)
+    except OSError as error:
+        raise StartError(f"cannot use the folder {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+async def _watch_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                # The containers do not need this daemon, and the next one sweeps up after it.
+                _log.warning("stopping at once: second %s", signal.Signals(number).name)
+                os._exit(1)
+            stop.set()

@@ -1,0 +1,7 @@
+"""The host: finds plugins, opens the parts they offer in order, and closes them in reverse."""
+
+from .discover import Offer, Plugin, discover
+from .hooks import PluginHooks
+from .host import Host, HostError
+
+__all__ = ["Host", "HostError", "Offer", "Plugin", "PluginHooks", "discover"]
