@@ -229,7 +229,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount of a container. ``target`` is an absolute path inside, a bind's ``source`` one of the machine."""
+    """One mount of a container. ``target`` is an absolute path inside, ``source`` one of the machine."""
 
     target: str
     source: str = ""
@@ -292,7 +292,7 @@ class WindowSize:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: 128 plus the number of the signal that ended it, if one did; ``reason`` tells more."""
+    """How a process ended: ``code`` is 128 plus the number of the signal that ended it, if one did."""
 
     code: int
     at: datetime | None = None

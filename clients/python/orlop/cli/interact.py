@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -175,10 +175,8 @@ class Interaction:
 
     async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do something to the session, which may have ended meanwhile."""
-        try:
+        with suppress(SessionClosed):
             await work()
-        except SessionClosed:
-            pass
 
     # --- Out ------------------------------------------------------------------------------------------------
 
