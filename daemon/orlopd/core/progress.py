@@ -1,0 +1,81 @@
+"""What a pull, an import or an unpack tells while it runs. One callback takes it; it must not block."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orlopd.plugin.values import Descriptor
+
+_EVERY = 0.1
+
+
+class BlobKind(enum.Enum):
+    """The part a blob plays in an image."""
+
+    INDEX = "index"
+    MANIFEST = "manifest"
+    CONFIG = "config"
+    LAYER = "layer"
+
+
+class BlobState(enum.Enum):
+    """The states of a blob in a pull, in their order."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    FETCHED = "fetched"
+    EXISTS = "exists"
+    UNPACKING = "unpacking"
+    UNPACKED = "unpacked"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A name became a digest. The first event of a pull."""
+
+    name: str
+    digest: str
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobProgress:
+    """How far a blob has come, in bytes of its compressed form; replaces the one before of its digest."""
+
+    digest: str
+    kind: BlobKind
+    state: BlobState
+    current: int
+    total: int
+
+
+PullEvent = Resolved | BlobProgress
+Report = Callable[[PullEvent], None]
+
+
+def silent(event: PullEvent) -> None:
+    """A report to nobody."""
+
+
+class BlobReport:
+    """Reports on one blob: each change of state, and bytes ten times a second at most."""
+
+    def __init__(self, report: Report, descriptor: Descriptor, kind: BlobKind) -> None:
+        self._report = report
+        self._descriptor = descriptor
+        self._kind = kind
+        self._state: BlobState | None = None
+        self._told = 0.0
+
+    def state(self, state: BlobState, current: int | None = None) -> None:
+        """Tell a state; ``current`` is everything when None."""
+        size = self._descriptor.size
+        done = size if current is None else min(current, size)
+        at = time.monotonic()
+        if state == self._state and at - self._told < _EVERY:
+            return
+        self._state, self._told = state, at
+        self._report(BlobProgress(self._descriptor.digest, self._kind, state, done, size))

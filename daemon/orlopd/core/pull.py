@@ -1,0 +1,242 @@
+"""Pull: from a reference to a named image, unpacked, as one operation under one lease."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound
+from orlopd.plugin.resolver import ResolveOptions, Resolver, Source
+from orlopd.plugin.values import Descriptor, Image, Labels, Platform
+
+from . import manifests, platforms
+from .content import Content
+from .fetch import Fetcher, blob_kind
+from .flow import task_group
+from .images import Images
+from .leases import Leases, Resource
+from .manifests import Manifest
+from .parts import Hooks
+from .progress import BlobReport, BlobState, Report, Resolved, silent
+from .references import parse_reference
+from .scope import Scope
+from .unpack import Unpacker
+
+CONCURRENCY = 4
+_SOURCE_LABEL = "containerd.io/distribution.source."
+_DEFAULTS = ResolveOptions()
+
+
+class Puller:
+    """Pulls images.
+
+    :param resolvers: asked in this order whether a reference is theirs
+    :param concurrency: the most blobs one pull fetches at a time
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        images: Images,
+        unpacker: Unpacker,
+        resolvers: Sequence[Resolver],
+        leases: Leases,
+        hooks: Hooks,
+        *,
+        concurrency: int = CONCURRENCY,
+    ) -> None:
+        self._content = content
+        self._images = images
+        self._unpacker = unpacker
+        self._resolvers = resolvers
+        self._leases = leases
+        self._hooks = hooks
+        self._concurrency = concurrency
+        self._fetcher = Fetcher(content)
+
+    async def pull(
+        self,
+        scope: Scope,
+        reference: str,
+        *,
+        platform: Platform | None = None,
+        snapshotter: str = "",
+        options: ResolveOptions = _DEFAULTS,
+        unpack: bool = True,
+        report: Report = silent,
+    ) -> Image:
+        """Fetch what ``reference`` points at for one platform, unpack it, name it.
+
+        Content that is here is not fetched again. When this fails or is cancelled the name is as it
+        was before; ingests stay to be resumed, everything else is left to the next collection.
+
+        :param platform: this machine's by default
+        :param snapshotter: the default one's when empty
+        :param report: told first :class:`Resolved`, then each blob's progress
+        :raises InvalidArgument: malformed reference or manifest, or no container image
+        :raises NotFound: no such image, or none for this platform
+        :raises DataLoss: what came does not match its digest
+        :raises OrlopError: as the resolver and the unpacker have it
+        """
+        resolver = self._choose(reference)
+        async with self._leases.hold(scope) as held, resolver.resolve(reference, options) as source:
+            target = source.descriptor
+            report(Resolved(source.name, target.digest, target.media_type))
+            manifests.check_pullable(target, source.name)
+            await self._hooks.check_image(scope.namespace, source.name, target)
+            # Held before it is here. Its labels, set before any child comes, keep what it points at.
+            await self._leases.add_resource(held, held.lease, Resource("content", target.digest))
+            fetching = _Pull(self._fetcher, held, source, report)
+            manifest = await fetching.find(target, platform or platforms.current())
+            if unpack and not manifest.is_image:
+                raise InvalidArgument(
+                    f"{source.name} is an artifact of {manifest.config.media_type[:120]!r}, "
+                    "not a container image",
+                    reason="NOT_AN_IMAGE",
+                    resource=f"image {source.name}",
+                    hint="it can be fetched without unpacking",
+                )
+            await self._layers(fetching, manifest, target, platform, snapshotter, unpack)
+            return await store_image(self._images, held, source.name, target)
+
+    def _choose(self, reference: str) -> Resolver:
+        for resolver in self._resolvers:
+            if resolver.handles(reference):
+                return resolver
+        raise InvalidArgument(f"no resolver takes references like {reference[:160]!r}", reason="NO_RESOLVER")
+
+    async def _layers(
+        self,
+        fetching: _Pull,
+        manifest: Manifest,
+        target: Descriptor,
+        platform: Platform | None,
+        snapshotter: str,
+        unpack: bool,
+    ) -> None:
+        """Fetch the layers several at a time, and unpack each as soon as it and those below are here."""
+        limiter = anyio.CapacityLimiter(self._concurrency)
+        arrived = [anyio.Event() for _ in manifest.layers]
+
+        async def fetch(number: int, layer: Descriptor) -> None:
+            async with limiter:
+                await fetching.blob(layer)
+            arrived[number].set()
+
+        async with task_group() as group:
+            for number, layer in enumerate(manifest.layers):
+                BlobReport(fetching.report, layer, blob_kind(layer)).state(BlobState.WAITING, 0)
+                group.start_soon(fetch, number, layer)
+            if unpack:
+                await self._unpacker.unpack(
+                    fetching.scope,
+                    target,
+                    platform,
+                    snapshotter,
+                    fetching.report,
+                    ready=lambda number: arrived[number].wait(),
+                )
+
+
+class _Pull:
+    """The fetching of one pull."""
+
+    def __init__(self, fetcher: Fetcher, scope: Scope, source: Source, report: Report) -> None:
+        self._fetcher = fetcher
+        self._source = source
+        self._labels = _source_labels(source.name)
+        self.scope = scope
+        self.report = report
+
+    async def blob(self, descriptor: Descriptor) -> None:
+        """Have a blob in the store."""
+        progress = BlobReport(self.report, descriptor, blob_kind(descriptor))
+        await self._fetcher.fetch(self.scope, self._source, descriptor, progress, self._labels)
+
+    async def find(self, target: Descriptor, want: Platform) -> Manifest:
+        """Fetch down from ``target`` to the manifest for a platform and its configuration."""
+        offered: list[str] = []
+        found = await self._search(target, want, None, 0, offered)
+        if found is None:
+            raise NotFound(
+                f"{self._source.name} has nothing for {platforms.normalize(want)}; it is for: "
+                f"{', '.join(offered) or 'nothing known'}",
+                reason="PLATFORM_NOT_FOUND",
+                resource=f"image {self._source.name}",
+                hint="ask for another with --platform",
+            )
+        return found
+
+    async def _search(
+        self,
+        descriptor: Descriptor,
+        want: Platform,
+        declared: Platform | None,
+        depth: int,
+        offered: list[str],
+    ) -> Manifest | None:
+        data = await self._document(descriptor)
+        if descriptor.media_type in manifests.MANIFEST_TYPES:
+            manifest = manifests.parse_manifest(descriptor, data)
+            return manifest if await self._serves(manifest, want, declared, offered) else None
+        index = manifests.parse_index(descriptor, data)
+        offered.append(manifests.offered(index))
+        if depth >= manifests.MAX_DEPTH:
+            return None
+        for child in manifests.candidates(index, want):
+            found = await self._search(child, want, child.platform, depth + 1, offered)
+            if found is not None:
+                return found
+        return None
+
+    async def _serves(
+        self, manifest: Manifest, want: Platform, declared: Platform | None, offered: list[str]
+    ) -> bool:
+        """Fetch a manifest's configuration; where no index declared a platform, ask it."""
+        if manifest.is_image:
+            manifests.check_size(manifest.config)
+        await self.blob(manifest.config)
+        if declared is not None or not manifest.is_image:
+            return True
+        data = await self._fetcher.document(self.scope, manifest.config)
+        config = manifests.parse_config(manifest.config, data)
+        if manifests.check_platform(config, want):
+            return True
+        offered.append(str(platforms.normalize(config.platform)))
+        return False
+
+    async def _document(self, descriptor: Descriptor) -> bytes:
+        manifests.check_size(descriptor)
+        progress = BlobReport(self.report, descriptor, blob_kind(descriptor))
+        info = await self._fetcher.fetch(self.scope, self._source, descriptor, progress, self._labels)
+        data = await self._fetcher.document(self.scope, descriptor)
+        await self._fetcher.label(self.scope, info, manifests.child_labels(descriptor, data))
+        return data
+
+
+async def store_image(
+    images: Images, scope: Scope, name: str, target: Descriptor, labels: Labels | None = None
+) -> Image:
+    """Give ``target`` a name; one that is taken moves, its labels stay."""
+    image = Image(name, target, labels or {})
+    while True:
+        try:
+            return await images.create(scope, image)
+        except AlreadyExists:
+            pass
+        try:
+            paths = ["target", *(f"labels.{key}" for key in image.labels)]
+            return await images.update(scope, image, paths)
+        except NotFound:
+            continue  # removed just now
+
+
+def _source_labels(name: str) -> Labels:
+    """Where a blob came from, in containerd's spelling: a later push may mount it instead of sending it."""
+    try:
+        reference = parse_reference(name)
+    except InvalidArgument:
+        return {}
+    label, value = f"{_SOURCE_LABEL}{reference.host}", reference.path
+    return {label: value} if len(label) + len(value) <= 4096 else {}

@@ -1,0 +1,291 @@
+"""From layers in the content store to a chain of committed snapshots.
+
+Keys and labels are those of containerd's own unpacker, so that an image which either unpacked is
+unpacked for the other.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+
+from orlopd.plugin.diff import Differ
+from orlopd.plugin.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unimplemented,
+)
+from orlopd.plugin.values import Descriptor, Labels, Mount, Platform, chain_id
+
+from . import manifests, platforms
+from .content import Content
+from .fetch import add_labels
+from .leases import Leases, Resource
+from .locks import KeyedLocks
+from .manifests import ImageConfig, Manifest
+from .progress import BlobKind, BlobReport, BlobState, Report, silent
+from .scope import Scope
+from .snapshots import NamespacedSnapshotter, Snapshots
+
+UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
+SNAPSHOT_REF = "containerd.io/snapshot.ref"
+_INHERITED = "containerd.io/snapshot/"
+_GC_SNAPSHOT = "containerd.io/gc.ref.snapshot"
+
+Ready = Callable[[int], Awaitable[None]]
+"""Waits until the layer of this number is in the content store."""
+
+
+async def _present(number: int) -> None:
+    return
+
+
+class Unpacker:
+    """Unpacks images, each chain of layers once whoever asks."""
+
+    def __init__(
+        self, content: Content, snapshots: Snapshots, differs: Sequence[Differ], leases: Leases
+    ) -> None:
+        self._content = content
+        self._snapshots = snapshots
+        self._differs = differs
+        self._leases = leases
+        self._locks = KeyedLocks()
+
+    async def find_manifest(
+        self, scope: Scope, target: Descriptor, platform: Platform | None = None
+    ) -> tuple[Descriptor, Manifest]:
+        """The manifest that serves ``platform``, this machine's by default, among what is stored.
+
+        :raises NotFound: the image has none for it, or its content is not here
+        :raises InvalidArgument: what is stored is malformed
+        """
+        want = platform or platforms.current()
+        offered = ""
+
+        async def search(descriptor: Descriptor, depth: int) -> tuple[Descriptor, Manifest] | None:
+            nonlocal offered
+            data = await self._document(scope, descriptor)
+            if descriptor.media_type in manifests.MANIFEST_TYPES:
+                return descriptor, manifests.parse_manifest(descriptor, data)
+            index = manifests.parse_index(descriptor, data)
+            offered = offered or manifests.offered(index)
+            for child in manifests.candidates(index, want) if depth < manifests.MAX_DEPTH else ():
+                try:
+                    found = await search(child, depth + 1)
+                    if found and await self._serves(scope, found[1], want, child.platform):
+                        return found
+                except NotFound:
+                    continue
+            return None
+
+        manifests.check_pullable(target, target.digest)
+        found = await search(target, 0)
+        if found is None:
+            raise NotFound(
+                f"image {target.digest} has nothing here for {platforms.normalize(want)}; "
+                f"it is for: {offered}",
+                reason="PLATFORM_NOT_FOUND",
+                resource=f"image {target.digest}",
+            )
+        return found
+
+    async def image_config(
+        self, scope: Scope, target: Descriptor, platform: Platform | None = None
+    ) -> tuple[ImageConfig, Sequence[str], Manifest]:
+        """The configuration, the diff ids (bottom first) and the manifest that serve ``platform``.
+
+        :raises NotFound: the image has nothing for it, or its content is not here
+        :raises InvalidArgument: it is malformed, or is no container image
+        """
+        descriptor, manifest = await self.find_manifest(scope, target, platform)
+        config = await self._config(scope, manifest)
+        want = platform or platforms.current()
+        # An index's word about its children has been heard already, and counts for more.
+        if descriptor.digest == target.digest and not manifests.check_platform(config, want):
+            raise NotFound(
+                f"image {target.digest} is for {platforms.normalize(config.platform)}, "
+                f"not for {platforms.normalize(want)}",
+                reason="PLATFORM_NOT_FOUND",
+                resource=f"image {target.digest}",
+            )
+        return config, config.diff_ids, manifest
+
+    async def is_unpacked(self, scope: Scope, diff_ids: Sequence[str], snapshotter: str) -> bool:
+        """Whether a chain of layers is there as snapshots."""
+        return not diff_ids or await _exists(self._snapshots.for_name(snapshotter), scope, chain_id(diff_ids))
+
+    async def unpack(
+        self,
+        scope: Scope,
+        target: Descriptor,
+        platform: Platform | None = None,
+        snapshotter: str = "",
+        report: Report = silent,
+        *,
+        ready: Ready = _present,
+    ) -> str:
+        """Make the image's chain of snapshots; layers that are there as snapshots are passed over.
+
+        :param scope: without a lease, one is held for the length of the call
+        :param ready: awaited with a layer's number before its content is needed
+        :returns: the chain id, the key of the topmost snapshot; "" for an image without layers
+        :raises NotFound: nothing for this platform, or content is missing
+        :raises InvalidArgument: a malformed image or layer
+        :raises DataLoss: a layer is not what the image's configuration says
+        :raises ResourceExhausted: a limit of the differ was met, or the disk is full
+        :raises Unimplemented: no differ takes a layer's media type
+        """
+        async with self._leases.hold(scope) as held:
+            _, diff_ids, manifest = await self.image_config(held, target, platform)
+            if len(diff_ids) != len(manifest.layers):
+                raise InvalidArgument(
+                    f"image {target.digest} has {len(manifest.layers)} layers "
+                    f"and {len(diff_ids)} diff ids; they must be as many",
+                    reason="MALFORMED_DOCUMENT",
+                )
+            if not diff_ids:
+                return ""
+            chosen = self._snapshots.for_name(snapshotter)
+            top = chain_id(diff_ids)
+            kind = f"snapshots/{chosen.name}"
+            # Held before it is looked for: a collection may otherwise take it between the two.
+            await self._leases.add_resource(held, held.lease, Resource(kind, top))
+            if not await _exists(chosen, held, top):
+                await self._chain(held, chosen, manifest.layers, diff_ids, report, ready)
+            info = await self._content.info(held, manifest.config.digest)
+            await add_labels(self._content, held, info, {f"{_GC_SNAPSHOT}.{chosen.name}": top})
+            for layer in manifest.layers:
+                BlobReport(report, layer, BlobKind.LAYER).state(BlobState.UNPACKED)
+            return top
+
+    async def _chain(
+        self,
+        scope: Scope,
+        snapshotter: NamespacedSnapshotter,
+        layers: Sequence[Descriptor],
+        diff_ids: Sequence[str],
+        report: Report,
+        ready: Ready,
+    ) -> None:
+        parent = ""
+        for number, layer in enumerate(layers):
+            chain = chain_id(diff_ids[: number + 1])
+            async with self._locks.hold(f"{scope.namespace}/{snapshotter.name}/{chain}"):
+                await self._leases.add_resource(
+                    scope, scope.lease, Resource(f"snapshots/{snapshotter.name}", chain)
+                )
+                if not await _exists(snapshotter, scope, chain):
+                    await ready(number)
+                    progress = BlobReport(report, layer, BlobKind.LAYER)
+                    progress.state(BlobState.UNPACKING, 0)
+                    await self._layer(scope, snapshotter, layer, diff_ids[number], parent, chain, progress)
+                    progress.state(BlobState.UNPACKED)
+            parent = chain
+
+    async def _layer(
+        self,
+        scope: Scope,
+        snapshotter: NamespacedSnapshotter,
+        layer: Descriptor,
+        diff_id: str,
+        parent: str,
+        chain: str,
+        progress: BlobReport,
+    ) -> None:
+        differ = self._differ(layer)
+        labels = _labels_for(layer, chain)
+        async with _extraction(snapshotter, scope, parent, chain, labels) as prepared:
+            if prepared is None:
+                return
+            key, mounts = prepared
+            async with await self._content.open(scope, layer.digest) as blob:
+                applied = await differ.apply(
+                    layer, blob, mounts, progress=lambda done: progress.state(BlobState.UNPACKING, done)
+                )
+            if applied.digest != diff_id:
+                raise DataLoss(
+                    f"layer {layer.digest} does not match: the image's configuration says it unpacks "
+                    f"to {diff_id}, it unpacked to {applied.digest}",
+                    reason="DIFF_ID_MISMATCH",
+                    resource=f"blob {layer.digest}",
+                )
+            with suppress(AlreadyExists):  # by another client; then the extraction is dropped
+                await snapshotter.commit(scope, chain, key, labels)
+        info = await self._content.info(scope, layer.digest)
+        await add_labels(self._content, scope, info, {UNCOMPRESSED_LABEL: diff_id})
+
+    def _differ(self, layer: Descriptor) -> Differ:
+        for differ in self._differs:
+            if differ.handles(layer.media_type):
+                return differ
+        raise Unimplemented(
+            f"no differ takes layers of media type {layer.media_type[:120]!r}",
+            reason="NO_DIFFER",
+            resource=f"blob {layer.digest}",
+        )
+
+    async def _serves(
+        self, scope: Scope, manifest: Manifest, want: Platform, declared: Platform | None
+    ) -> bool:
+        """A child that does not declare its platform is asked for its configuration's."""
+        if declared is not None:
+            return True
+        return manifest.is_image and manifests.check_platform(await self._config(scope, manifest), want)
+
+    async def _config(self, scope: Scope, manifest: Manifest) -> ImageConfig:
+        return manifests.parse_config(manifest.config, await self._document(scope, manifest.config))
+
+    async def _document(self, scope: Scope, descriptor: Descriptor) -> bytes:
+        manifests.check_size(descriptor)
+        return await self._content.read_blob(scope, descriptor.digest, manifests.MAX_DOCUMENT)
+
+
+@asynccontextmanager
+async def _extraction(
+    snapshotter: NamespacedSnapshotter, scope: Scope, parent: str, chain: str, labels: Labels
+) -> AsyncGenerator[tuple[str, Sequence[Mount]] | None]:
+    """An active snapshot to unpack into, removed at the end unless it was committed.
+
+    None where the snapshotter says that it has the chain already, as remote ones do.
+    """
+    for attempt in range(3):
+        key = f"extract-{time.time_ns() % 10**9}-{secrets.token_urlsafe(3)} {chain}"
+        try:
+            mounts = await snapshotter.prepare(scope, key, parent, labels)
+            break
+        except AlreadyExists:
+            if await _exists(snapshotter, scope, chain):
+                yield None
+                return
+            if attempt == 2:
+                raise
+    else:  # pragma: no cover
+        raise AssertionError("unreachable")
+    try:
+        yield key, mounts
+    finally:
+        with anyio.CancelScope(shield=True):
+            with suppress(NotFound, FailedPrecondition):
+                await snapshotter.remove(scope, key)
+
+
+async def _exists(snapshotter: NamespacedSnapshotter, scope: Scope, key: str) -> bool:
+    try:
+        await snapshotter.stat(scope, key)
+    except NotFound:
+        return False
+    return True
+
+
+def _labels_for(layer: Descriptor, chain: str) -> Labels:
+    """What snapshotters want to know: the chain id, and what the image tells them by annotations."""
+    inherited = {key: value for key, value in layer.annotations.items() if key.startswith(_INHERITED)}
+    return {**inherited, SNAPSHOT_REF: chain}
