@@ -18,8 +18,7 @@ from orlopd.core.core import Core
 from orlopd.core.parts import Parts, PartStatus, Settings
 from orlopd.host import Host
 from orlopd.plugin.provider import RUNTIME, SNAPSHOTTER
-from orlopd.server import FolderLock, Server
-from orlopd.server import tracing
+from orlopd.server import FolderLock, Server, tracing
 from orlopd.server.notify import notify
 from orlopd.services import all_services
 

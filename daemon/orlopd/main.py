@@ -167,7 +167,7 @@ def _fail_with(error: BaseException) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"orlopd: {' '.join(message.split())}", file=sys.stderr)
+    click.echo(f"orlopd: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 

@@ -57,13 +57,13 @@ class Grpc(Section):
     """The gRPC server."""
 
     max_receive_message_size: int = Field(
-        16 * MIB, ge=MIB, le=2**31 - 1, description="The largest request message taken, in bytes."
+        default=16 * MIB, ge=MIB, le=2**31 - 1, description="The largest request message taken, in bytes."
     )
     max_send_message_size: int = Field(
-        16 * MIB, ge=MIB, le=2**31 - 1, description="The largest response message sent, in bytes."
+        default=16 * MIB, ge=MIB, le=2**31 - 1, description="The largest response message sent, in bytes."
     )
     reflection: bool = Field(
-        True, description="Serve gRPC reflection, so that tools can list services and methods."
+        default=True, description="Serve gRPC reflection, so that tools can list services and methods."
     )
 
 
@@ -71,14 +71,14 @@ class GarbageCollection(Section):
     """When content and snapshots that nothing needs any more are deleted."""
 
     delay: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
-        description="Seconds from a deletion to the collection that follows it, so that one serves many.",
+        description="Seconds from a deletion to the collection after it; one serves many.",
     )
     interval: float = Field(
-        900.0,
+        default=900.0,
         ge=0,
-        description="Seconds between collections when nothing was deleted, for leases that ran out; 0 for never.",
+        description="Seconds between collections without a deletion, for leases that ran out; 0: never.",
     )
 
 
@@ -92,31 +92,31 @@ class Config(Section):
     state: AbsolutePath = Field(
         default_factory=default_state,
         description=(
-            "Folder of what a reboot empties: sockets, bundles, pids. Its path must be short, because the path of\n"
-            "a unix socket below it has at most 107 characters."
+            "Folder of what a reboot empties: sockets, bundles, pids. Its path must be short, because the path\n"
+            "of a unix socket below it has at most 107 bytes."
         ),
     )
     addresses: list[Address] = Field(
         default_factory=list[str],
         description='Sockets to serve on, as "unix:///PATH". Empty for orlop.sock in the state folder.',
     )
-    socket_mode: Mode = Field("0660", description="Mode of the sockets, in octal.")
+    socket_mode: Mode = Field(default="0660", description="Mode of the sockets, in octal.")
     socket_group: str | int = Field(
-        "",
+        default="",
         description=(
-            "Group of the sockets, by name or number: its members may do with this machine what root may.\n"
+            "Group of the sockets, by name or number: its members may do here what root may.\n"
             'Empty for the group "orlop" where there is one, otherwise the daemon\'s own.'
         ),
     )
     log_level: LogLevel = Field(
-        "info", description="What goes to the log: debug, info, warning or error, and what is worse."
+        default="info", description="What goes to the log: debug, info, warning or error, and what is worse."
     )
     log_format: LogFormat = Field(
-        "text", description="How a line of the log looks: text for people, json for programs."
+        default="text", description="How a line of the log looks: text for people, json for programs."
     )
     plugin_dirs: list[AbsolutePath] = Field(
         default_factory=lambda: [default_config_dir() / "plugins"],
-        description="Folders whose .py files are loaded as plugins; those that do not exist are passed over.",
+        description="Folders whose .py files are loaded as plugins, where they exist.",
     )
     disabled_plugins: list[str] = Field(
         default_factory=list[str], description='Plugins not to open, as "snapshotter.overlayfs".'
@@ -125,22 +125,24 @@ class Config(Section):
         default_factory=list[str],
         description="Plugins without which the daemon is not to start; it goes on without any other.",
     )
-    content: str = Field("content", description="The content store.")
-    snapshotter: str = Field("overlayfs", description="The snapshotter where a request names none.")
-    runtime: str = Field("io.containerd.runc.v2", description="The runtime where a request names none.")
+    content: str = Field(default="content", description="The content store.")
+    snapshotter: str = Field(default="overlayfs", description="The snapshotter where a request names none.")
+    runtime: str = Field(
+        default="io.containerd.runc.v2", description="The runtime where a request names none."
+    )
     differs: list[str] = Field(
         default_factory=list[str],
-        description="Differs in the order they are asked whether they handle a layer; the others follow by name.",
+        description="Differs in the order in which they are asked to handle a layer; others follow.",
     )
     resolvers: list[str] = Field(
         default_factory=list[str],
-        description="Resolvers in the order they are asked whether they handle a reference; the others follow.",
+        description="Resolvers in the order in which they are asked about a reference; others follow.",
     )
-    start_timeout: float = Field(30.0, gt=0, description="Seconds that one plugin may take to open.")
+    start_timeout: float = Field(default=30.0, gt=0, description="Seconds that one plugin may take to open.")
     shutdown_timeout: float = Field(
-        10.0,
+        default=10.0,
         ge=0,
-        description="Seconds that calls under way have to end when the daemon stops, and then plugins to close.",
+        description="Seconds that calls have to end when the daemon stops, and then plugins to close.",
     )
     grpc: Grpc = Field(default_factory=lambda: Grpc(), description="The gRPC server.")
     gc: GarbageCollection = Field(

@@ -26,9 +26,9 @@ def render(
     """
     lines = list(_section(config, (), comments, skip=("plugins",)))
     for kind, parts in sorted(plugins.items()):
-        for id, section in sorted(parts.items()):
-            lines += ["", f"[plugins.{_name(kind)}.{_name(id)}]"]
-            body = list(_section(section, ("plugins", kind, id), comments))
+        for part, section in sorted(parts.items()):
+            lines += ["", f"[plugins.{_name(kind)}.{_name(part)}]"]
+            body = list(_section(section, ("plugins", kind, part), comments))
             lines += body or (["# This plugin has no keys."] if comments else [])
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 

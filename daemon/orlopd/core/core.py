@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -30,6 +30,6 @@ class Core:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, parts: Parts) -> AsyncIterator[Self]:
+    async def open(cls, settings: Settings, parts: Parts) -> AsyncGenerator[Self]:
         """Open the database, recover what an earlier daemon left, and begin the background work."""
         yield cls(settings, parts)

@@ -87,6 +87,11 @@ class Catalog(Mapping[str, T]):
     def __len__(self) -> int:
         return len(self._parts)
 
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """The further names, and the ids they stand for."""
+        return MappingProxyType(self._aliases)
+
     def canonical(self, name: str) -> str:
         """The id behind a name that may be an alias; the name itself when it is neither."""
         return self._aliases.get(name, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,9 +117,9 @@ class Host:
             *((name, ("disabled_plugins",)) for name in config.disabled_plugins),
             *((name, ("required_plugins",)) for name in config.required_plugins),
             *(
-                (f"{kind}.{id}", ("plugins", kind, id))
+                (f"{kind}.{part}", ("plugins", kind, part))
                 for kind, parts in config.plugins.items()
-                for id in parts
+                for part in parts
             ),
         ]
         for name, path in named:
@@ -147,7 +147,7 @@ class Host:
     # --- Opening -------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Parts]:
+    async def open(self) -> AsyncGenerator[Parts]:
         """Open every part; leaving closes them in reverse.
 
         :raises HostError: a required part did not open, or there is no content store
@@ -213,16 +213,17 @@ class Host:
 
     async def _make(self, offer: Offer, stack: AsyncExitStack) -> Any:
         log = logging.getLogger(f"orlop.{offer.name}")
-        short, id = offer.kind.short, offer.provider.id
-        if "/" in id or id in ("", ".", ".."):
-            raise FailedPrecondition(f"{id!r} cannot be a plugin's id")
+        name = offer.provider.id
+        if "/" in name or name in ("", ".", ".."):
+            raise FailedPrecondition(f"{name!r} cannot be a plugin's id")
+        folder = Path(offer.kind.short, name)
         async with AsyncExitStack() as undo:
             tasks = await undo.enter_async_context(GuardedTasks(log))
             undo.callback(tasks.cancel_scope.cancel)
             context = PartContext(
                 self._sections[offer.name],
-                _folder(self._config.root / short / id, 0o700),
-                _folder(self._config.state / short / id, 0o711),
+                _folder(self._config.root / folder, 0o700),
+                _folder(self._config.state / folder, 0o711),
                 log,
                 tasks,
                 self._find,
@@ -273,12 +274,11 @@ class Host:
 
     def _find(self, kind: Kind[Any], id: str) -> Any:
         catalog = self._catalog(kind)
-        if not id:
-            id = self._default(kind, catalog)
-        if catalog.get(id) is None:
-            what = f"{kind.short}.{id}" if id else kind.short
-            raise FailedPrecondition(f"{what} is required but not open", resource=what)
-        return catalog[id]
+        wanted = id or self._default(kind, catalog)
+        if catalog.get(wanted) is None:
+            what = f"{kind.short}.{wanted}" if wanted else kind.short
+            raise FailedPrecondition(f"{what} is required but not open", resource=f"plugin {what}")
+        return catalog[wanted]
 
     def _default(self, kind: Kind[Any], catalog: Catalog[Any]) -> str:
         wanted = {
@@ -304,7 +304,7 @@ class Host:
             else:
                 closed.update(dict.fromkeys((info.id, *info.aliases), info.reason))
         # An id is stronger than another part's alias.
-        aliases = {alias: id for alias, id in aliases.items() if alias not in parts}
+        aliases = {alias: real for alias, real in aliases.items() if alias not in parts}
         return Catalog(kind.short, parts, aliases, closed)
 
     def _ordered(self, kind: Kind[T], first: Sequence[str]) -> list[T]:

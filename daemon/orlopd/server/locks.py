@@ -51,7 +51,7 @@ class FolderLock:
                 raise LockError(f"another orlopd{pid} is using {what}") from None
             # The holder before may have removed the file between our open and our lock.
             try:
-                there = os.stat(self._path, follow_symlinks=False)
+                there = self._path.lstat()
             except FileNotFoundError:
                 return False
             if there.st_ino != os.fstat(descriptor).st_ino:

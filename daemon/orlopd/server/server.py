@@ -9,8 +9,7 @@ from typing import Any
 
 import anyio
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from orlopd.config import Config
 
@@ -32,7 +31,7 @@ class Server:
         """
         self._config = config
         self._interceptor = Interceptor(Tracer(version))
-        self._health = health_aio.HealthServicer()
+        self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._paths: list[SocketPath] = []
         self._server: Any = None
         group, mode = find_group(config.socket_group), int(config.socket_mode, 8)

@@ -45,8 +45,8 @@ _OWN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (SERVICE, "snapshots-service", ("io.containerd.metadata.v1",)),
     (SERVICE, "tasks-service", (RUNTIME.name, "io.containerd.metadata.v1")),
     *(
-        (GRPC, id, (SERVICE,))
-        for id in (
+        (GRPC, name, (SERVICE,))
+        for name in (
             "containers",
             "content",
             "diff",
@@ -71,7 +71,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         self._root = core.settings.root
         machine = platform_pb2.Platform(os="linux", architecture=core.architecture)
         plugins = [_to_proto(info, machine) for info in core.plugins]
-        plugins += [pb.Plugin(type=kind, id=id, requires=needs) for kind, id, needs in _OWN]
+        plugins += [pb.Plugin(type=kind, id=name, requires=needs) for kind, name, needs in _OWN]
         self._plugins = sorted(plugins, key=lambda plugin: (plugin.type, plugin.id))
         self._uuid = ""
 
@@ -95,7 +95,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         return pb.ServerResponse(
             uuid=self._uuid,
             pid=os.getpid(),
-            pidns=await anyio.to_thread.run_sync(lambda: os.stat("/proc/self/ns/pid").st_ino),
+            pidns=await anyio.to_thread.run_sync(lambda: Path("/proc/self/ns/pid").stat().st_ino),
         )
 
 
