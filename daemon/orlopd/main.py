@@ -89,6 +89,18 @@ def config_dump(context: click.Context, **given: Any) -> None:
     click.echo(render(loaded.config, Host(loaded).sections, comments=False), nl=False)
 
 
+@cli.command()
+@_options
+@click.pass_context
+def plugins(context: click.Context, **given: Any) -> None:
+    """The plugins that would be loaded and what they offer, without opening anything."""
+    from orlopd.host import Host
+
+    for info in Host(_load(_merge(context, given))).offered:
+        line = f"{info.label:<40} {info.origin}"
+        click.echo(f"{line}: {info.reason}" if info.reason else line)
+
+
 def _merge(context: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     before = context.find_root().obj or {}
     return {key: given.get(key) or before.get(key) for key in given}

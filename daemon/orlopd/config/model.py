@@ -92,8 +92,8 @@ class Config(Section):
     state: AbsolutePath = Field(
         default_factory=default_state,
         description=(
-            "Folder of what a reboot empties: sockets, bundles, pids. Its path must be short, because the path\n"
-            "of a unix socket below it has at most 107 bytes."
+            "Folder of what a reboot empties: sockets, bundles, pids. Its path must be short:\n"
+            "that of a unix socket below it has at most 107 bytes."
         ),
     )
     addresses: list[Address] = Field(

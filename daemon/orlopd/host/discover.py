@@ -76,23 +76,30 @@ def describe(error: BaseException) -> str:
     """An exception in one line, for a report."""
     text = " ".join(str(error).split())
     kind = type(error).__name__
-    if isinstance(error, ImportError) and text:
+    if isinstance(error, (ImportError, _RefusedError)) and text:
         return text
     return f"{kind}: {text}" if text else kind
 
 
-def discover(folders: Sequence[Path], disabled: Sequence[str] = (), extra: Sequence[Plugin] = ()) -> Found:
+def discover(
+    folders: Sequence[Path],
+    disabled: Sequence[str] = (),
+    extra: Sequence[Plugin] = (),
+    *,
+    installed: bool = True,
+) -> Found:
     """Load every plugin and ask each what it offers.
 
     :param folders: where drop-in files lie; those that do not exist are passed over
     :param disabled: names "plugin.NAME" of plugins not to load at all
     :param extra: plugins that are loaded already
+    :param installed: whether to look at installed distributions at all
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     broken: list[PartInfo] = []
     plugins: list[Plugin] = list(extra)
-    for name, origin, load in (*_entry_points(), *_files(folders)):
+    for name, origin, load in (*(_entry_points() if installed else ()), *_files(folders)):
         if f"{PLUGIN.short}.{name}" in disabled:
             broken.append(_report(name, origin, "disabled by the config", PartStatus.SKIPPED))
             continue
@@ -118,7 +125,7 @@ def _report(name: str, origin: str, reason: str, status: PartStatus = PartStatus
     return PartInfo(PLUGIN.name, PLUGIN.short, name, status, reason, origin)
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The plugin does not keep to the hook specifications."""
 
 
@@ -175,11 +182,11 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
             continue
         marked += 1
         if name not in known:
-            raise _Refused(f'there is no hook "{name}"{nearest(name, known)}')
+            raise _RefusedError(f'there is no hook "{name}"{nearest(name, known)}')
         if options.get("hookwrapper") or options.get("wrapper"):
-            raise _Refused(f'hook "{name}": wrappers are not supported')
+            raise _RefusedError(f'hook "{name}": wrappers are not supported')
     if not marked:
-        raise _Refused("no function in it is marked with @hookimpl")
+        raise _RefusedError("no function in it is marked with @hookimpl")
     name = plugin.name
     while manager.has_plugin(name):
         name += "+"
@@ -194,5 +201,5 @@ def _offers(plugin: Plugin) -> Iterator[Offer]:
         provided: Iterable[Any] | None = function()
         for provider in provided or ():
             if not isinstance(provider, Provider):
-                raise _Refused(f"{hook} gave {type(provider).__name__}, not Provider")
+                raise _RefusedError(f"{hook} gave {type(provider).__name__}, not Provider")
             yield Offer(kind, provider, plugin.origin)  # pyright: ignore[reportUnknownArgumentType]

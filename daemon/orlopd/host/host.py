@@ -51,14 +51,15 @@ class HostError(Exception):
 class Host:
     """Finds plugins when made; opens their parts as an async context manager."""
 
-    def __init__(self, loaded: Loaded, extra: Sequence[Plugin] = ()) -> None:
+    def __init__(self, loaded: Loaded, extra: Sequence[Plugin] = (), *, installed: bool = True) -> None:
         """
         :param extra: plugins beside those that are installed, already loaded
+        :param installed: whether to load those that are installed
         :raises ConfigError: a plugin's section, or a plugin's name, in the config is wrong
         """
         self._loaded = loaded
         self._config: Config = loaded.config
-        found = discover(self._config.plugin_dirs, self._config.disabled_plugins, extra)
+        found = discover(self._config.plugin_dirs, self._config.disabled_plugins, extra, installed=installed)
         self.hooks = PluginHooks(found.manager)
         self._infos: dict[str, PartInfo] = {}
         self._broken = list(found.broken)
@@ -81,6 +82,12 @@ class Host:
     def plugins(self) -> list[PartInfo]:
         """Every part and every broken plugin, in order of kind and id."""
         return sorted((*self._infos.values(), *self._broken), key=lambda info: (info.kind, info.id))
+
+    @property
+    def offered(self) -> list[PartInfo]:
+        """Every part on offer, opened or not, and every broken plugin."""
+        infos = [self._infos.get(o.name) or _info(o, PartStatus.OK) for o in self._offers]
+        return sorted((*infos, *self._broken), key=lambda info: (info.kind, info.id))
 
     @property
     def sections(self) -> Mapping[str, Mapping[str, BaseModel]]:
