@@ -1,0 +1,243 @@
+"""The data half of a collection: deletes from the stores what has lost its metadata."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import anyio
+
+from orlopd.plugin.content import ContentStore
+from orlopd.plugin.errors import FailedPrecondition, NotFound, OrlopError
+from orlopd.plugin.snapshots import Snapshotter
+
+from . import graph
+from .db import Connection, Database
+from .locks import KeyedLocks
+
+log = logging.getLogger("orlopd.gc")
+
+_BATCH = 64
+
+_UNKNOWN = {
+    graph.CONTENT_STORE: """
+        SELECT value FROM json_each(?)
+        WHERE value NOT IN (SELECT digest FROM contents) AND value NOT IN (SELECT expected FROM ingests)
+    """,
+    graph.INGEST_STORE: "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT backend_ref FROM ingests)",
+}
+_UNKNOWN_SNAPSHOTS = """
+    SELECT value FROM json_each(?)
+    WHERE NOT EXISTS (SELECT 1 FROM snapshots WHERE snapshotter = ? AND backend_key = value)
+    AND NOT EXISTS (SELECT 1 FROM snapshot_commits WHERE snapshotter = ? AND backend_name = value)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    id: int
+    item: str
+
+
+class DataRemover:
+    """Works off the notes of what is to be deleted."""
+
+    def __init__(
+        self,
+        db: Database,
+        content: ContentStore,
+        snapshotters: Mapping[str, Snapshotter],
+        blobs: KeyedLocks,
+        unrecorded: Set[tuple[str, str]],
+    ) -> None:
+        self._db = db
+        self._content = content
+        self._snapshotters = snapshotters
+        self._blobs = blobs
+        self._unrecorded = unrecorded
+        self._looked_for_orphans = False
+
+    async def remove(self) -> tuple[int, int]:
+        """Delete all that is noted; how many blobs, ingests and snapshots went, and the blobs' bytes.
+
+        What a store refuses stays noted for the next time.
+        """
+        if not self._looked_for_orphans:
+            await self._note_orphans()
+            self._looked_for_orphans = True
+        deleted = freed = 0
+
+        async def blobs() -> None:
+            nonlocal deleted, freed
+            count, size = await self._remove_blobs()
+            deleted, freed = deleted + count, freed + size
+
+        async def ingests() -> None:
+            nonlocal deleted
+            deleted += await self._remove_ingests()
+
+        async def snapshots(name: str, snapshotter: Snapshotter) -> None:
+            nonlocal deleted
+            deleted += await self._remove_snapshots(name, snapshotter)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(blobs)
+            group.start_soon(ingests)
+            for name, snapshotter in self._snapshotters.items():
+                group.start_soon(snapshots, name, snapshotter)
+        return deleted, freed
+
+    async def _remove_blobs(self) -> tuple[int, int]:
+        deleted = freed = 0
+        notes = await self._notes(graph.CONTENT_STORE)
+        for batch in _batches(notes):
+            digests = [note.item for note in batch]
+            async with self._blobs.hold(*digests):
+                unknown = await self._unknown(graph.CONTENT_STORE, digests)
+                done: list[_Note] = []
+                for note in batch:
+                    if note.item in unknown:
+                        try:
+                            size = (await self._content.info(note.item)).size
+                            await self._content.delete(note.item)
+                            deleted, freed = deleted + 1, freed + size
+                        except NotFound:
+                            pass
+                        except OrlopError as error:
+                            log.warning("cannot delete blob %s, will try again: %s", note.item, error)
+                            continue
+                    done.append(note)
+                await self._strike_off(done)
+        return deleted, freed
+
+    async def _remove_ingests(self) -> int:
+        deleted = 0
+        for batch in _batches(await self._notes(graph.INGEST_STORE)):
+            done: list[_Note] = []
+            for note in batch:
+                try:
+                    await self._content.abort(note.item)
+                    deleted += 1
+                except NotFound:
+                    pass
+                except OrlopError as error:
+                    log.warning("cannot abort ingest %s, will try again: %s", note.item, error)
+                    continue
+                done.append(note)
+            await self._strike_off(done)
+        return deleted
+
+    async def _remove_snapshots(self, name: str, snapshotter: Snapshotter) -> int:
+        deleted = 0
+        store = graph.snapshot_store(name)
+        notes = await self._notes(store)
+        if not notes:
+            return 0
+        unknown = await self._unknown(store, [note.item for note in notes])
+        await self._strike_off([note for note in notes if note.item not in unknown])
+        # Numbers grow, so children come before the parents they were made on.
+        rest = sorted((note for note in notes if note.item in unknown), key=_sequence, reverse=True)
+        while rest:
+            done, left = list[_Note](), list[_Note]()
+            for note in rest:
+                try:
+                    await snapshotter.remove(note.item)
+                    deleted += 1
+                except NotFound:
+                    pass
+                except FailedPrecondition:
+                    left.append(note)
+                    continue
+                except OrlopError as error:
+                    log.warning("cannot remove %s snapshot %s, will try again: %s", name, note.item, error)
+                    continue
+                done.append(note)
+            await self._strike_off(done)
+            rest = left
+            if not done:
+                break
+        for note in rest:
+            log.warning("cannot remove %s snapshot %s yet: it has children", name, note.item)
+        if deleted:
+            try:
+                await snapshotter.cleanup()
+            except OrlopError as error:
+                log.warning("snapshotter %s could not clean up: %s", name, error)
+        return deleted
+
+    async def _note_orphans(self) -> None:
+        try:
+            batch: list[str] = []
+            async for blob in self._content.blobs():
+                batch.append(blob.digest)
+                if len(batch) == 1000:
+                    await self._note_unknown(graph.CONTENT_STORE, batch)
+                    batch.clear()
+            await self._note_unknown(graph.CONTENT_STORE, batch)
+            refs = [ingest.ref async for ingest in self._content.ingests()]
+            await self._note_unknown(graph.INGEST_STORE, refs)
+        except OrlopError as error:
+            log.warning("cannot look for content that nobody knows: %s", error)
+        for name, snapshotter in self._snapshotters.items():
+            try:
+                keys = [info.name async for info in snapshotter.walk()]
+                await self._note_unknown(graph.snapshot_store(name), keys)
+            except OrlopError as error:
+                log.warning("cannot look for %s snapshots that nobody knows: %s", name, error)
+
+    async def _note_unknown(self, store: str, items: Sequence[str]) -> None:
+        unknown = await self._unknown(store, items)
+        if unknown:
+            log.info("found data without metadata: %d of store %s", len(unknown), store)
+
+            def note(conn: Connection) -> None:
+                for item in unknown:
+                    graph.discard(conn, store, item)
+
+            await self._db.write(note)
+
+    async def _unknown(self, store: str, items: Sequence[str]) -> set[str]:
+        if not items:
+            return set()
+        kind, _, snapshotter = store.partition("/")
+        # Looked at before the database: what is not being made any more has its row by then.
+        making = (
+            {key for name, key in self._unrecorded if name == snapshotter}
+            if kind == "snapshot"
+            else set[str]()
+        )
+
+        def query(conn: Connection) -> set[str]:
+            text = json.dumps(items)
+            if kind == "snapshot":
+                rows = conn.execute(_UNKNOWN_SNAPSHOTS, (text, snapshotter, snapshotter))
+            else:
+                rows = conn.execute(_UNKNOWN[store], (text,))
+            return {row[0] for row in rows}
+
+        return await self._db.read(query) - making
+
+    async def _notes(self, store: str) -> list[_Note]:
+        rows = await self._db.read(
+            lambda conn: conn.execute(
+                "SELECT id, item FROM garbage WHERE store = ? ORDER BY id", (store,)
+            ).fetchall()
+        )
+        return [_Note(*row) for row in rows]
+
+    async def _strike_off(self, notes: Sequence[_Note]) -> None:
+        if notes:
+            ids = [(note.id,) for note in notes]
+            await self._db.write(lambda conn: conn.executemany("DELETE FROM garbage WHERE id = ?", ids))
+
+
+def _batches(notes: Sequence[_Note]) -> list[Sequence[_Note]]:
+    return [notes[start : start + _BATCH] for start in range(0, len(notes), _BATCH)]
+
+
+def _sequence(note: _Note) -> int:
+    _, _, rest = note.item.partition("/")
+    number = rest.partition("/")[0]
+    return int(number) if number.isdecimal() else 0

@@ -1,0 +1,231 @@
+"""The metadata database: one SQLite file, one writer, readers that never wait for it.
+
+A change is a function over a connection that runs in one transaction in a thread. What
+:meth:`Database.write` returned is on the disk: write-ahead log, ``synchronous=FULL``.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+
+from orlopd.plugin.errors import (
+    FailedPrecondition,
+    Internal,
+    OrlopError,
+    ResourceExhausted,
+    Unavailable,
+)
+from orlopd.plugin.values import NO_LABELS, Labels
+
+from . import schema
+from .shield import shielded
+
+T = TypeVar("T")
+Connection = sqlite3.Connection
+
+READERS = 4
+_BLOCK = 256
+_BUSY_SECONDS = 10.0
+
+
+class Database:
+    """The open database. Made by :meth:`open`, ended by :meth:`aclose`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._write_limiter = CapacityLimiter(1)
+        self._read_limiter = CapacityLimiter(READERS)
+        self._idle: list[Connection] = []
+        self._connections: list[Connection] = []
+        self._writer: Connection | None = None
+        self._next_id = self._last_id = 0
+        self._id_lock = anyio.Lock()
+        self.on_write: list[Callable[[], None]] = []
+        """Called in the event loop after every change."""
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open or make the database at ``path`` and bring its schema up to date.
+
+        :raises FailedPrecondition: a newer program wrote it, or it is not such a database at all
+        :raises DataLoss: it is damaged; it is left as it is
+        """
+        database = cls(path)
+        await to_thread.run_sync(database._open, limiter=database._write_limiter)
+        return database
+
+    def _open(self) -> None:
+        with _translated(self.path):
+            # Made here so that it is never readable for others, not even for a moment.
+            self.path.touch(mode=0o600)
+            writer = self._connect()
+            try:
+                schema.prepare(writer, self.path)
+            except BaseException:
+                writer.close()
+                raise
+            self._writer = writer
+
+    def _connect(self, *, read_only: bool = False) -> Connection:
+        connection = sqlite3.connect(
+            self.path,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        self._connections.append(connection)
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    async def aclose(self) -> None:
+        """Close every connection. Nobody may use the database any more."""
+
+        def close() -> None:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+        with shielded():
+            await to_thread.run_sync(close, limiter=self._write_limiter)
+
+    async def read(self, fn: Callable[[Connection], T]) -> T:
+        """What ``fn`` gives, run in a thread over one consistent state of the database."""
+
+        def run() -> T:
+            with _translated(self.path):
+                try:
+                    connection = self._idle.pop()
+                except IndexError:
+                    connection = self._connect(read_only=True)
+                try:
+                    with _transaction(connection, "BEGIN"):
+                        return fn(connection)
+                finally:
+                    self._idle.append(connection)
+
+        return await to_thread.run_sync(run, limiter=self._read_limiter)
+
+    async def write(self, fn: Callable[[Connection], T]) -> T:
+        """What ``fn`` gives, run in a thread as one transaction; undone whole if it raises.
+
+        Once begun it is not cancelled: it has happened, or not, when this returns or raises.
+        """
+
+        def run() -> T:
+            with _translated(self.path):
+                if self._writer is None:
+                    raise Internal("the metadata database is closed")
+                with _transaction(self._writer, "BEGIN IMMEDIATE"):
+                    return fn(self._writer)
+
+        result = await to_thread.run_sync(run, limiter=self._write_limiter)
+        for listener in self.on_write:
+            listener()
+        return result
+
+    async def next_id(self) -> int:
+        """A number never given before, not even before a crash. Larger than all before it."""
+        async with self._id_lock:
+            if self._next_id >= self._last_id:
+                # Taken in blocks, so that an id rarely costs a transaction of its own.
+                self._last_id = await self.write(_reserve)
+                self._next_id = self._last_id - _BLOCK
+            self._next_id += 1
+            return self._next_id
+
+
+def _reserve(conn: Connection) -> int:
+    row = conn.execute(
+        "UPDATE counters SET value = value + ? WHERE name = 'id' RETURNING value", (_BLOCK,)
+    ).fetchone()
+    return int(row[0])
+
+
+@contextmanager
+def _transaction(connection: Connection, begin: str) -> Generator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _translated(path: Path) -> Generator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _error(path, error) from error
+    except OSError as error:
+        raise FailedPrecondition(f"cannot use the metadata database {path}: {error.strerror}") from error
+
+
+def _error(path: Path, error: sqlite3.Error) -> OrlopError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return ResourceExhausted(
+            f"the disk of the metadata database {path} is full",
+            reason="DISK_FULL",
+            hint="make room and try again",
+        )
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return schema.damaged(path, str(error))
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
+        return Unavailable(f"the metadata database {path} cannot be used now: {error}")
+    if code == sqlite3.SQLITE_READONLY:
+        return FailedPrecondition(f"the metadata database {path} cannot be written: {error}")
+    return Internal(f"metadata database {path}: {error}")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(at: datetime) -> int:
+    """A time as the database keeps it: microseconds since 1970, UTC."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def from_micros(value: int) -> datetime:
+    """The time that :func:`to_micros` made a number of."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def dump_labels(labels: Labels) -> str:
+    """Labels as the database keeps them. An empty value is no label, as in containerd."""
+    kept = {key: value for key, value in labels.items() if value}
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")) if kept else ""
+
+
+def load_labels(text: str) -> Labels:
+    """The labels that :func:`dump_labels` wrote."""
+    return MappingProxyType(json.loads(text)) if text else NO_LABELS
+
+
+def insert(conn: Connection, table: str, values: Mapping[str, Any]) -> None:
+    """Add a row; the names are ours, never a caller's."""
+    names = ", ".join(values)
+    marks = ", ".join("?" * len(values))
+    conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))
+
+
+def delete_all(conn: Connection, table: str, keys: Iterable[tuple[Any, ...]], where: str) -> None:
+    """Remove rows by key; the names are ours, never a caller's."""
+    conn.executemany(f"DELETE FROM {table} WHERE {where}", keys)

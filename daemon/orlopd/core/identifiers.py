@@ -1,0 +1,54 @@
+"""What names and labels may look like, as containerd has it."""
+
+from __future__ import annotations
+
+import re
+
+from orlopd.plugin.errors import InvalidArgument
+from orlopd.plugin.values import Labels
+
+MAX_IDENTIFIER = 76
+MAX_LABEL = 4096
+
+_IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+_SHOWN_KEY = 64
+
+
+def check_identifier(value: str, what: str = "identifier") -> str:
+    """Return ``value`` if it may name a container, a namespace or an exec; it is then safe as a file's name.
+
+    :raises InvalidArgument: empty, longer than 76 characters, or not letters and digits in groups
+        joined by single dots, dashes or underscores
+    """
+    if not value:
+        raise InvalidArgument(f"{what} must not be empty: invalid argument")
+    if len(value) > MAX_IDENTIFIER:
+        raise InvalidArgument(
+            f"{what} {value[:MAX_IDENTIFIER]!r}… has {len(value)} characters, "
+            f"at most {MAX_IDENTIFIER} are allowed: invalid argument"
+        )
+    if not _IDENTIFIER.fullmatch(value):
+        raise InvalidArgument(
+            f"{what} {value!r} must be letters and digits, joined by single '.', '-' or '_': invalid argument"
+        )
+    return value
+
+
+def check_namespace(value: str) -> str:
+    """Return ``value`` if it may name a namespace. :raises InvalidArgument: see check_identifier"""
+    return check_identifier(value, "namespace")
+
+
+def check_labels(labels: Labels, what: str = "label") -> Labels:
+    """Return ``labels`` if each key and its value have at most 4096 bytes together.
+
+    :raises InvalidArgument: one is larger
+    """
+    for key, value in labels.items():
+        size = len(key.encode()) + len(value.encode())
+        if size > MAX_LABEL:
+            raise InvalidArgument(
+                f"{what} {key[:_SHOWN_KEY]!r}: key and value have {size} bytes together, "
+                f"at most {MAX_LABEL} are allowed: invalid argument"
+            )
+    return labels

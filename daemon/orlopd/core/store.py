@@ -1,0 +1,94 @@
+"""The metadata core as one thing: opened, recovered, with its background work running."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from .containers import Containers
+from .content import Content, Sharing
+from .db import Database
+from .diffs import Diffs
+from .events import EventBus, Observer
+from .gc import Collector
+from .images import Images
+from .leases import Leases
+from .namespaces import Namespaces
+from .parts import Parts
+from .snapshots import Snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Everything that the database keeps, and the events of its changes."""
+
+    db: Database
+    events: EventBus
+    gc: Collector
+    namespaces: Namespaces
+    content: Content
+    images: Images
+    containers: Containers
+    leases: Leases
+    snapshots: Snapshots
+    diffs: Diffs
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path,
+    parts: Parts,
+    *,
+    observers: Sequence[Observer] = (),
+    sharing: Sharing = Sharing.SHARED,
+    gc_delay: float = 0.0,
+    gc_interval: float = 0.0,
+    gc_startup_delay: float = 0.1,
+) -> AsyncGenerator[Store]:
+    """Open the database at ``path`` over the opened parts, for the length of the block.
+
+    :param observers: called with every event
+    :param gc_delay: seconds from a deletion to the collection that follows it
+    :param gc_interval: seconds between collections without a deletion; 0 for never
+    :raises FailedPrecondition: a newer program wrote the database
+    :raises DataLoss: the database is damaged
+    """
+    db = await Database.open(path)
+    try:
+        events = EventBus(observers)
+        gc = Collector(
+            db,
+            parts.content,
+            parts.snapshotters,
+            events,
+            startup_delay=gc_startup_delay,
+            delay=gc_delay,
+            interval=gc_interval,
+        )
+        content = Content(db, parts.content, events, gc, sharing=sharing)
+        store = Store(
+            db,
+            events,
+            gc,
+            Namespaces(db, events, gc),
+            content,
+            Images(db, events, gc),
+            Containers(db, events, gc),
+            Leases(db, gc),
+            Snapshots(db, parts.snapshotters, events, gc),
+            Diffs(content, parts.differs),
+        )
+        await store.snapshots.recover()
+        async with anyio.create_task_group() as group:
+            await group.start(events.run)
+            await group.start(gc.run)
+            try:
+                yield store
+            finally:
+                group.cancel_scope.cancel()
+    finally:
+        await db.aclose()
