@@ -70,6 +70,7 @@ def _settings(config: Config, host: Host) -> Settings:
         state=config.state,
         snapshotter=host.default(SNAPSHOTTER),
         runtime=host.default(RUNTIME),
+        content_sharing=config.content_sharing,
         gc_delay=config.gc.delay,
         gc_interval=config.gc.interval,
         version=version(),

@@ -71,7 +71,7 @@ class GarbageCollection(Section):
     """When content and snapshots that nothing needs any more are deleted."""
 
     delay: float = Field(
-        default=0.5,
+        default=0.1,
         ge=0,
         description="Seconds from a deletion to the collection after it; one serves many.",
     )
@@ -126,6 +126,13 @@ class Config(Section):
         description="Plugins without which the daemon is not to start; it goes on without any other.",
     )
     content: str = Field(default="content", description="The content store.")
+    content_sharing: Literal["shared", "isolated"] = Field(
+        default="shared",
+        description=(
+            "Whether a namespace may take up a blob that another one has by naming its digest (shared),\n"
+            "or must send the bytes to show that it has them (isolated)."
+        ),
+    )
     snapshotter: str = Field(default="overlayfs", description="The snapshotter where a request names none.")
     runtime: str = Field(
         default="io.containerd.runc.v2", description="The runtime where a request names none."

@@ -5,18 +5,47 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
+
+import anyio
 
 from . import platforms
+from .containers import Containers
+from .content import Content, Sharing
+from .diffs import Diffs
+from .events import EventBus
+from .gc import Collector
+from .images import Images
+from .leases import Leases
+from .namespaces import Namespaces
 from .parts import PartInfo, Parts, Settings
+from .pull import Puller
+from .snapshots import Snapshots
+from .store import open_store
+from .unpack import Unpacker
 
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """What the services call."""
+    """What the services call. Made by :meth:`open`."""
 
     settings: Settings
     parts: Parts
+    events: EventBus
+    gc: Collector
+    namespaces: Namespaces
+    content: Content
+    images: Images
+    containers: Containers
+    leases: Leases
+    snapshots: Snapshots
+    diffs: Diffs
+    unpacker: Unpacker
+    puller: Puller
+    archiver: Any
+    builder: Any
+    tasks: Any
+    engine: Any
 
     @property
     def plugins(self) -> Sequence[PartInfo]:
@@ -31,5 +60,41 @@ class Core:
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: Settings, parts: Parts) -> AsyncGenerator[Self]:
-        """Open the database, recover what an earlier daemon left, and begin the background work."""
-        yield cls(settings, parts)
+        """Open the database, recover what an earlier daemon left, and begin the background work.
+
+        :raises OrlopError: the database cannot be used
+        """
+        async with (
+            open_store(
+                settings.root / "metadata.db",
+                parts,
+                observers=[parts.hooks.event],
+                sharing=Sharing(settings.content_sharing),
+                gc_delay=settings.gc_delay,
+                gc_interval=settings.gc_interval,
+            ) as store,
+            anyio.create_task_group() as group,
+        ):
+            unpacker = Unpacker(store.content, store.snapshots, parts.differs, store.leases)
+            yield cls(
+                settings=settings,
+                parts=parts,
+                events=store.events,
+                gc=store.gc,
+                namespaces=store.namespaces,
+                content=store.content,
+                images=store.images,
+                containers=store.containers,
+                leases=store.leases,
+                snapshots=store.snapshots,
+                diffs=store.diffs,
+                unpacker=unpacker,
+                puller=Puller(
+                    store.content, store.images, unpacker, parts.resolvers, store.leases, parts.hooks
+                ),
+                archiver=None,
+                builder=None,
+                tasks=None,
+                engine=None,
+            )
+            group.cancel_scope.cancel()

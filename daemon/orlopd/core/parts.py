@@ -184,7 +184,8 @@ class Settings:
     state: Path
     snapshotter: str
     runtime: str
-    gc_delay: float = 0.5
+    content_sharing: str = "shared"
+    gc_delay: float = 0.1
     gc_interval: float = 900.0
     version: str = ""
     revision: str = ""
