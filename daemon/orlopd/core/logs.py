@@ -44,8 +44,11 @@ class LogQuery:
     until: datetime | None = None
 
 
+EVERYTHING = LogQuery()
+
+
 async def read_log(
-    path: Path, query: LogQuery = LogQuery(), *, ended: anyio.Event | None = None
+    path: Path, query: LogQuery = EVERYTHING, *, ended: anyio.Event | None = None
 ) -> AsyncIterator[LogEntry]:
     """What the log at ``path`` holds; with ``ended`` also what is written until that event is set.
 

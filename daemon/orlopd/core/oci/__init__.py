@@ -1,7 +1,7 @@
 """OCI runtime specs: what a container's process, filesystem and limits are told to a runtime as."""
 
 from .capabilities import DEFAULT_CAPABILITIES, adjust_capabilities
-from .image import ImageDefaults
+from .image import inherited_labels
 from .rootfs import Rootfs
 from .spec import BuildOptions, MountKind, Network, Resources, SpecMount, build_process, build_spec
 from .types import OCI_VERSION, Process, Spec
@@ -11,7 +11,6 @@ __all__ = [
     "DEFAULT_CAPABILITIES",
     "OCI_VERSION",
     "BuildOptions",
-    "ImageDefaults",
     "MountKind",
     "Network",
     "Process",
@@ -23,5 +22,6 @@ __all__ = [
     "adjust_capabilities",
     "build_process",
     "build_spec",
+    "inherited_labels",
     "resolve_user",
 ]

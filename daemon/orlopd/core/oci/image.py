@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from orlopd.core.manifests import ImageConfig
 from orlopd.plugin.errors import InvalidArgument
-from orlopd.plugin.values import NO_LABELS, Labels
+from orlopd.plugin.values import Labels, Platform
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -22,23 +22,10 @@ RESERVED_LABELS = (
 MOST_IMAGE_LABELS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class ImageDefaults:
-    """The part of an image's configuration that containers take over (OCI image-spec, config.md)."""
-
-    entrypoint: tuple[str, ...] = ()
-    cmd: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    working_dir: str = ""
-    user: str = ""
-    stop_signal: str = ""
-    labels: Labels = field(default_factory=lambda: NO_LABELS)
+NO_IMAGE = ImageConfig(Platform("linux", ""))
 
 
-NO_IMAGE = ImageDefaults()
-
-
-def merge_args(image: ImageDefaults, entrypoint: Sequence[str] | None, args: Sequence[str]) -> list[str]:
+def merge_args(image: ImageConfig, entrypoint: Sequence[str] | None, args: Sequence[str]) -> list[str]:
     """The whole command: as Docker has it, an entrypoint of one's own drops the image's cmd too.
 
     :raises InvalidArgument: nothing is left to run

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from orlopd.core.manifests import ImageConfig
 from orlopd.plugin.errors import InvalidArgument, NotFound
 
 from .capabilities import adjust_capabilities
 from .defaults import MASKED_PATHS, READONLY_PATHS, default_mounts, default_rlimits, device_rules
-from .image import DEFAULT_PATH, NO_IMAGE, ImageDefaults, merge_args, merge_env, usable_env
+from .image import DEFAULT_PATH, NO_IMAGE, merge_args, merge_env, usable_env
 from .rootfs import Rootfs, check_directory
 from .seccomp import default_profile
 from .types import (
@@ -79,7 +80,7 @@ class BuildOptions:
     namespace: str
     id: str
     root: str = "rootfs"
-    image: ImageDefaults = NO_IMAGE
+    image: ImageConfig = NO_IMAGE
     args: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] | None = None
     env: tuple[str, ...] = ()

@@ -1,0 +1,259 @@
+"""Making containers."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+from anyio import to_thread
+
+from orlopd.core.identifiers import check_identifier, check_labels
+from orlopd.core.manifests import ImageConfig
+from orlopd.core.oci import BuildOptions, Network, Rootfs, Spec, build_spec, inherited_labels
+from orlopd.core.oci.image import NO_IMAGE
+from orlopd.core.scope import Scope
+from orlopd.core.signals import parse_signal
+from orlopd.plugin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlopd.plugin.mount import mounted
+from orlopd.plugin.values import Container, Mount
+
+from .context import Context
+from .find import Finder
+from .model import ContainerSpec, SourceKind
+from .names import made_up_name
+from .record import (
+    DEFAULT_STOP_SIGNAL,
+    EXTENSION,
+    KEY_LABEL,
+    NAME_LABEL,
+    PREFIX,
+    Config,
+    name_of,
+    pack_config,
+    pack_spec,
+)
+
+_MOST_SPEC = 4 << 20
+_LONGEST_KEY = 128
+_SHORT_ID = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """A root filesystem found or made, and what its image asks for."""
+
+    image: str = ""
+    config: ImageConfig = NO_IMAGE
+    snapshotter: str = ""
+    mounts: tuple[Mount, ...] = ()
+    path: str = ""
+
+
+class Creator:
+    """Makes containers, whole or not at all."""
+
+    def __init__(self, context: Context, finder: Finder) -> None:
+        self._context = context
+        self._finder = finder
+        # Names that were chosen, of containers that are not in the database yet.
+        self._reserved: set[tuple[str, str]] = set()
+
+    async def create(self, scope: Scope, spec: ContainerSpec, *, idempotency_key: str = "") -> Container:
+        """Make a container without starting it.
+
+        :raises NotFound: image, snapshotter, runtime or directory are not there
+        :raises AlreadyExists: the name is taken
+        :raises InvalidArgument: what was asked makes no sense
+        """
+        _check(spec)
+        if len(idempotency_key) > _LONGEST_KEY:
+            raise InvalidArgument(f"an idempotency key has up to {_LONGEST_KEY} characters")
+        namespace = scope.namespace
+        keys = [f"{namespace}/name/{spec.name}"] if spec.name else []
+        keys += [f"{namespace}/key/{idempotency_key}"] if idempotency_key else []
+        async with self._context.locks.hold(*keys):
+            existing = await self._context.containers.list(scope)
+            for container in existing:
+                if idempotency_key and container.labels.get(KEY_LABEL) == idempotency_key:
+                    return container
+            taken = {name for each in existing for name in (each.id, name_of(each))}
+            if spec.name in taken:
+                raise AlreadyExists(
+                    f"there is a container {spec.name!r} already",
+                    reason="NAME_TAKEN",
+                    resource=f"container {spec.name}",
+                    hint=f"remove it with: orlop rm {spec.name}",
+                )
+            taken |= {name for within, name in self._reserved if within == namespace}
+            spec = replace(spec, name=spec.name or made_up_name(taken.__contains__))
+            self._reserved.add((namespace, spec.name))
+            try:
+                async with self._context.leases.hold(scope) as leased:
+                    return await self._make(leased, secrets.token_hex(16), spec, idempotency_key)
+            finally:
+                self._reserved.discard((namespace, spec.name))
+
+    async def _make(self, scope: Scope, id: str, spec: ContainerSpec, key: str) -> Container:
+        context = self._context
+        runtime = spec.runtime or await context.default_runtime(scope)
+        context.runtimes.require(runtime)
+        async with AsyncExitStack() as undo:
+            root = await self._root(scope, id, spec, undo)
+            await to_thread.run_sync(context.folders.make, scope.namespace, id)
+            undo.push_async_callback(_shielded_thread, context.folders.remove, scope.namespace, id)
+            oci = await to_thread.run_sync(self._spec, scope, id, spec, root)
+            stop_signal = spec.stop_signal or root.config.stop_signal or DEFAULT_STOP_SIGNAL
+            container = Container(
+                id=id,
+                runtime=runtime,
+                image=root.image,
+                snapshotter=root.snapshotter,
+                snapshot_key=id if root.snapshotter else "",
+                labels={
+                    **inherited_labels(root.config.labels),
+                    **spec.labels,
+                    NAME_LABEL: spec.name,
+                    **({KEY_LABEL: key} if key else {}),
+                },
+                extensions={EXTENSION: pack_config(Config(spec, stop_signal))},
+            )
+            if spec.source.kind is not SourceKind.BUNDLE:
+                await context.hooks.adjust_spec(scope.namespace, container, oci)
+            container = await context.containers.create(scope, replace(container, spec=pack_spec(oci)))
+            undo.pop_all()
+            return container
+
+    async def _root(self, scope: Scope, id: str, spec: ContainerSpec, undo: AsyncExitStack) -> _Root:
+        kind, value = spec.source.kind, spec.source.value
+        if kind is SourceKind.BUNDLE:
+            return _Root(path=value)
+        if kind is SourceKind.ROOTFS:
+            return _Root(path=await to_thread.run_sync(_directory, value))
+        name = spec.snapshotter or await self._context.default_snapshotter(scope)
+        snapshotter = self._context.snapshots.for_name(name)
+        image, config, parent = "", NO_IMAGE, ""
+        if kind is SourceKind.IMAGE:
+            found = await self._finder.image(scope, value)
+            image = found.name
+            config, _, _ = await self._context.unpacker.image_config(scope, found.target, spec.platform)
+            parent = await self._context.unpacker.unpack(scope, found.target, spec.platform, name)
+        mounts = await snapshotter.prepare(scope, id, parent)
+
+        async def remove() -> None:
+            with anyio.CancelScope(shield=True):
+                with suppress(NotFound):
+                    await snapshotter.remove(scope, id)
+
+        undo.push_async_callback(remove)
+        return _Root(image, config, name, tuple(mounts))
+
+    def _spec(self, scope: Scope, id: str, spec: ContainerSpec, root: _Root) -> dict[str, Any]:
+        """The OCI spec. Blocks: it looks into the root filesystem."""
+        if spec.source.kind is SourceKind.BUNDLE:
+            return _bundle_spec(Path(spec.source.value), terminal=spec.terminal)
+        if root.mounts:
+            with mounted(root.mounts, folder=self._context.folders.mounts, readonly=True) as path:
+                return self._build(scope, id, spec, root, path)
+        return self._build(scope, id, spec, root, Path(root.path))
+
+    def _build(self, scope: Scope, id: str, spec: ContainerSpec, root: _Root, path: Path) -> dict[str, Any]:
+        hostname = spec.hostname
+        if not hostname:
+            hostname = _own_hostname() if spec.network is Network.HOST else id[:_SHORT_ID]
+        folders = self._context.folders
+        folders.write_files(scope.namespace, id, hostname, spec.network)
+        with Rootfs.open(path) as rootfs:
+            present = rootfs if spec.source.kind is SourceKind.ROOTFS else None
+            options = BuildOptions(
+                namespace=scope.namespace,
+                id=id,
+                root=root.path or "rootfs",
+                image=root.config,
+                args=spec.args,
+                entrypoint=spec.entrypoint,
+                env=spec.env,
+                working_dir=spec.working_dir,
+                user=spec.user,
+                hostname=hostname,
+                terminal=spec.terminal,
+                mounts=spec.mounts,
+                files=folders.binds(scope.namespace, id, present),
+                network=spec.network,
+                resources=spec.resources,
+                read_only=spec.read_only,
+                cap_add=spec.cap_add,
+                cap_drop=spec.cap_drop,
+            )
+            built: Spec = build_spec(options, rootfs)
+        return cast("dict[str, Any]", built)
+
+
+def _check(spec: ContainerSpec) -> None:
+    if spec.name:
+        check_identifier(spec.name, "container name")
+    check_labels(spec.labels, "label")
+    for key in spec.labels:
+        if not key or key.startswith(PREFIX):
+            raise InvalidArgument(f"label {key!r} is the daemon's own", reason="RESERVED_LABEL")
+    if spec.stop_signal:
+        parse_signal(spec.stop_signal)
+    if spec.source.kind is not SourceKind.SCRATCH and not spec.source.value:
+        raise InvalidArgument(f"the container's {spec.source.kind.value} is not named")
+    if spec.source.kind is SourceKind.BUNDLE and not spec.source.value.startswith("/"):
+        raise InvalidArgument(f"bundle {spec.source.value!r} is not an absolute path")
+
+
+def _directory(value: str) -> str:
+    path = Path(value)
+    if not value.startswith("/"):
+        raise InvalidArgument(f"root filesystem {value!r} is not an absolute path")
+    if not path.is_dir():
+        raise NotFound(
+            f"root filesystem {value!r} is not a directory on the daemon's machine",
+            reason="ROOTFS_NOT_FOUND",
+            resource=f"path {value}",
+        )
+    return str(path.resolve())
+
+
+def _bundle_spec(bundle: Path, *, terminal: bool) -> dict[str, Any]:
+    path = bundle / "config.json"
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_SPEC + 1)
+    except OSError as error:
+        raise NotFound(
+            f"bundle {str(bundle)!r}: config.json: {error.strerror}", reason="BUNDLE_NOT_FOUND"
+        ) from error
+    try:
+        spec = json.loads(data) if len(data) <= _MOST_SPEC else None
+    except (ValueError, RecursionError):
+        spec = None
+    if not isinstance(spec, Mapping) or not isinstance(cast("dict[str, Any]", spec).get("ociVersion"), str):
+        raise InvalidArgument(f"{str(path)!r} is no OCI runtime spec", reason="MALFORMED_BUNDLE")
+    found = cast("dict[str, Any]", spec)
+    process = found.get("process")
+    if not isinstance(process, dict):
+        raise InvalidArgument(f"{str(path)!r} has no process", reason="MALFORMED_BUNDLE")
+    if bool(cast("dict[str, Any]", process).get("terminal")) != terminal:
+        raise FailedPrecondition(
+            f"{str(path)!r} says terminal={str(not terminal).lower()}, the request says otherwise",
+            reason="TERMINAL_MISMATCH",
+            hint="ask for what the bundle says: -t for a terminal, none without",
+        )
+    return found
+
+
+def _own_hostname() -> str:
+    return Path("/proc/sys/kernel/hostname").read_text().strip()
+
+
+async def _shielded_thread(function: Any, *args: Any) -> None:
+    with anyio.CancelScope(shield=True):
+        await to_thread.run_sync(function, *args)

@@ -1,0 +1,40 @@
+"""The engine: all of a container's life, for clients who want to know nothing of snapshots."""
+
+from __future__ import annotations
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskStatus
+
+from .context import Context
+from .copy import Copier
+from .create import Creator
+from .find import Finder
+from .inventory import Inventory
+from .lifecycle import Lifecycle
+from .processes import Processes
+from .run import Runner
+from .supervisor import Supervisor
+
+
+class Engine:
+    """The engine's parts by what they do. The services call these; nothing else is between."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.finder = Finder(context)
+        self.creator = Creator(context, self.finder)
+        self.processes = Processes(context, self.finder)
+        self.lifecycle = Lifecycle(context, self.finder, self.processes)
+        self.runner = Runner(context, self.finder, self.creator, self.processes, self.lifecycle)
+        self.copier = Copier(context, self.finder)
+        self.inventory = Inventory(context, context.content, self.finder, self.lifecycle)
+        self._supervisor = Supervisor(context, self.lifecycle, self.processes)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Sweep up what an earlier daemon left, then watch over containers until cancelled.
+
+        To be started when the tasks are recovered and before anything is served.
+        """
+        await to_thread.run_sync(self.context.folders.clean)
+        await self._supervisor.run(task_status=task_status)

@@ -1,0 +1,147 @@
+"""The engine's values: what a container shall be, how it is, and how it was asked for."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from orlopd.core.oci import Network, Resources, SpecMount
+from orlopd.plugin.runtime import Exit
+from orlopd.plugin.values import NO_LABELS, Labels, Platform
+
+
+class SourceKind(enum.Enum):
+    """Where a root filesystem comes from."""
+
+    IMAGE = "image"
+    ROOTFS = "rootfs"
+    BUNDLE = "bundle"
+    SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image by ``value`` its name, a root directory or a bundle by its path, or nothing at all."""
+
+    kind: SourceKind
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """What a container shall be; ``orlop.engine.v1.ContainerSpec`` says what each field means."""
+
+    source: Source
+    name: str = ""
+    args: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    hostname: str = ""
+    terminal: bool = False
+    stdin: bool = False
+    labels: Labels = field(default_factory=lambda: NO_LABELS)
+    mounts: tuple[SpecMount, ...] = ()
+    network: Network = Network.NONE
+    resources: Resources = Resources(0, 0, 0)  # noqa: RUF009 - a frozen value
+    read_only: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    snapshotter: str = ""
+    runtime: str = ""
+    auto_remove: bool = False
+    stop_signal: str = ""
+    platform: Platform | None = None
+
+
+class State(enum.Enum):
+    """How a container is. UNKNOWN: its shim does not answer."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+
+    @property
+    def alive(self) -> bool:
+        """Whether its main process may be there."""
+        return self in (State.RUNNING, State.PAUSED, State.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A container as it is. ``spec`` is None for one that another API made."""
+
+    id: str
+    name: str
+    state: State
+    runtime: str
+    created_at: datetime
+    image: str = ""
+    pid: int = 0
+    exit: Exit | None = None
+    args: tuple[str, ...] = ()
+    started_at: datetime | None = None
+    labels: Labels = field(default_factory=lambda: NO_LABELS)
+    snapshotter: str = ""
+    terminal: bool = False
+    auto_remove: bool = False
+    spec: ContainerSpec | None = None
+
+
+class PullPolicy(enum.Enum):
+    """When to pull an image."""
+
+    MISSING = "missing"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class OnCancel(enum.Enum):
+    """What cancelling a call does to the process it started."""
+
+    DETACH = "detach"
+    KILL = "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A terminal's size in cells."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecOptions:
+    """One more process in a container; what is empty is as in the container."""
+
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    terminal: bool = False
+    stdin: bool = False
+    window: Window | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process runs. ``exec_id`` is "" for a container's main process."""
+
+    pid: int
+    exec_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What outlives a container's task: when it was last started, and how it ended."""
+
+    started_at: datetime | None = None
+    exit: Exit | None = None
+
+
+NO_LIFE = Life()
