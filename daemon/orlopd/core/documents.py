@@ -22,6 +22,11 @@ def load(data: bytes, what: str, *, limit: int, unique_keys: bool = False) -> No
     :param unique_keys: refuse an object that says a key twice, which two readers would read differently
     :raises InvalidArgument: it is anything else
     """
+    return load_any(data, what, limit=limit, unique_keys=unique_keys).object()
+
+
+def load_any(data: bytes, what: str, *, limit: int, unique_keys: bool = False) -> Node:
+    """As :func:`load`, for a document that need not be an object."""
     if len(data) > limit:
         raise malformed(f"{what} has {len(data)} bytes; the limit is {limit}", "DOCUMENT_TOO_LARGE")
     hook = _unique if unique_keys else None
@@ -32,7 +37,7 @@ def load(data: bytes, what: str, *, limit: int, unique_keys: bool = False) -> No
     except (ValueError, RecursionError) as error:
         detail = "nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
         raise malformed(f"{what} is not JSON: {detail}") from None
-    return Node(value, what).object()
+    return Node(value, what)
 
 
 def malformed(message: str, reason: str = "MALFORMED_DOCUMENT") -> InvalidArgument:

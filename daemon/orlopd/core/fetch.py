@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 import anyio
@@ -104,8 +104,11 @@ class Fetcher:
                 if began > descriptor.size:
                     await ingest.truncate(0)
                     began = 0
-                await self._transfer(ingest, source, descriptor, began, report)
-                problem = await self._commit(ingest, descriptor, labels)
+                try:
+                    await self._transfer(ingest, source, descriptor, began, report)
+                    problem = await self._commit(ingest, descriptor, labels)
+                except DataLoss as error:
+                    problem = error
             if problem is None:
                 report.state(BlobState.EXISTS if ingest.shared else BlobState.FETCHED)
                 return
@@ -140,13 +143,29 @@ class Fetcher:
         report.state(BlobState.FETCHING, done)
         if done >= descriptor.size:
             return
-        async with source.fetch(descriptor, done) as chunks:
-            async for piece in _pieces(chunks):
-                if done + len(piece) > descriptor.size:
-                    break  # the commit will say so
-                await ingest.write(piece)
-                done += len(piece)
-                report.state(BlobState.FETCHING, done)
+        buffer = bytearray()
+
+        async def flush() -> None:
+            data = bytes(buffer)
+            buffer.clear()
+            await ingest.write(data)
+
+        try:
+            async with source.fetch(descriptor, done) as chunks:
+                async for chunk in chunks:
+                    done += len(chunk)
+                    if done > descriptor.size:
+                        raise _mismatch(
+                            descriptor, f"more than the {descriptor.size} bytes the image says came"
+                        )
+                    buffer += chunk
+                    if len(buffer) >= _PIECE:  # each write is a trip to a thread
+                        await flush()
+                        report.state(BlobState.FETCHING, done)
+        finally:
+            # However it ends, what came need not come again.
+            with anyio.CancelScope(shield=True):
+                await flush()
 
     async def _commit(
         self, ingest: NamespacedIngest, descriptor: Descriptor, labels: Labels
@@ -161,12 +180,7 @@ class Fetcher:
                 what = f"{size} bytes came, the image says {descriptor.size}"
             else:
                 what = f"what came is {digest}"
-            return DataLoss(
-                f"content does not match: asked for {descriptor.digest}, {what}",
-                reason="DIGEST_MISMATCH",
-                resource=f"blob {descriptor.digest}",
-                hint="the registry or something before it serves wrong content; nothing of it was kept",
-            )
+            return _mismatch(descriptor, what)
         return None
 
     async def _abort(self, scope: Scope, descriptor: Descriptor) -> None:
@@ -188,13 +202,10 @@ async def add_labels(
     return await content.update(scope, changed, [f"labels.{key}" for key in missing])
 
 
-async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in larger pieces: each write is a trip to a thread."""
-    buffer = bytearray()
-    async for chunk in chunks:
-        buffer += chunk
-        if len(buffer) >= _PIECE:
-            yield bytes(buffer)
-            buffer.clear()
-    if buffer:
-        yield bytes(buffer)
+def _mismatch(descriptor: Descriptor, what: str) -> DataLoss:
+    return DataLoss(
+        f"content does not match: asked for {descriptor.digest}, {what}",
+        reason="DIGEST_MISMATCH",
+        resource=f"blob {descriptor.digest}",
+        hint="the registry or something before it serves wrong content; nothing of it was kept",
+    )

@@ -39,6 +39,8 @@ MAX_CHILDREN = 4096
 MAX_LAYERS = 1024
 MAX_DEPTH = 4
 """The most indexes within indexes."""
+MAX_SEARCHED = 64
+"""The most indexes and manifests looked at to find one for a platform."""
 
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 

@@ -18,7 +18,7 @@ from .images import Images
 from .leases import Leases, Resource
 from .manifests import Manifest
 from .parts import Hooks
-from .progress import BlobReport, BlobState, Report, Resolved, silent
+from .progress import BlobKind, BlobReport, BlobState, Report, Resolved, silent
 from .references import parse_reference
 from .scope import Scope
 from .unpack import Unpacker
@@ -98,6 +98,8 @@ class Puller:
                     hint="it can be fetched without unpacking",
                 )
             await self._layers(fetching, manifest, target, platform, snapshotter, unpack)
+            for layer in manifest.layers if unpack else ():
+                BlobReport(report, layer, BlobKind.LAYER).state(BlobState.UNPACKED)
             return await store_image(self._images, held, source.name, target)
 
     def _choose(self, reference: str) -> Resolver:
@@ -146,6 +148,7 @@ class _Pull:
         self._fetcher = fetcher
         self._source = source
         self._labels = _source_labels(source.name)
+        self._searched: set[str] = set()
         self.scope = scope
         self.report = report
 
@@ -176,6 +179,10 @@ class _Pull:
         depth: int,
         offered: list[str],
     ) -> Manifest | None:
+        # Indexes that list each other, or nothing that suits in endless ways, are not followed for ever.
+        if descriptor.digest in self._searched or len(self._searched) >= manifests.MAX_SEARCHED:
+            return None
+        self._searched.add(descriptor.digest)
         data = await self._document(descriptor)
         if descriptor.media_type in manifests.MANIFEST_TYPES:
             manifest = manifests.parse_manifest(descriptor, data)

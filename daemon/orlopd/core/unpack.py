@@ -10,32 +10,30 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 
-from orlopd.plugin.diff import Differ
 from orlopd.plugin.errors import (
     AlreadyExists,
     DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    Unimplemented,
 )
 from orlopd.plugin.values import Descriptor, Labels, Mount, Platform, chain_id
 
 from . import manifests, platforms
 from .content import Content
+from .diffs import UNCOMPRESSED_LABEL, Diffs
 from .fetch import add_labels
 from .leases import Leases, Resource
 from .locks import KeyedLocks
 from .manifests import ImageConfig, Manifest
 from .progress import BlobKind, BlobReport, BlobState, Report, silent
 from .scope import Scope
-from .snapshots import NamespacedSnapshotter, Snapshots
+from .snapshots import TARGET_LABEL, NamespacedSnapshotter, Snapshots
 
-UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
-SNAPSHOT_REF = "containerd.io/snapshot.ref"
 _INHERITED = "containerd.io/snapshot/"
 _GC_SNAPSHOT = "containerd.io/gc.ref.snapshot"
 
@@ -51,12 +49,16 @@ class Unpacker:
     """Unpacks images, each chain of layers once whoever asks."""
 
     def __init__(
-        self, content: Content, snapshots: Snapshots, differs: Sequence[Differ], leases: Leases
+        self, content: Content, snapshots: Snapshots, diffs: Diffs, leases: Leases, *, default: str
     ) -> None:
+        """
+        :param default: the snapshotter for calls that name none
+        """
         self._content = content
         self._snapshots = snapshots
-        self._differs = differs
+        self._diffs = diffs
         self._leases = leases
+        self._default = default
         self._locks = KeyedLocks()
 
     async def find_manifest(
@@ -68,10 +70,13 @@ class Unpacker:
         :raises InvalidArgument: what is stored is malformed
         """
         want = platform or platforms.current()
-        offered = ""
+        offered, searched = "", set[str]()
 
         async def search(descriptor: Descriptor, depth: int) -> tuple[Descriptor, Manifest] | None:
             nonlocal offered
+            if descriptor.digest in searched or len(searched) >= manifests.MAX_SEARCHED:
+                return None
+            searched.add(descriptor.digest)
             data = await self._document(scope, descriptor)
             if descriptor.media_type in manifests.MANIFEST_TYPES:
                 return descriptor, manifests.parse_manifest(descriptor, data)
@@ -120,7 +125,8 @@ class Unpacker:
 
     async def is_unpacked(self, scope: Scope, diff_ids: Sequence[str], snapshotter: str) -> bool:
         """Whether a chain of layers is there as snapshots."""
-        return not diff_ids or await _exists(self._snapshots.for_name(snapshotter), scope, chain_id(diff_ids))
+        chosen = self._snapshots.for_name(snapshotter or self._default)
+        return not diff_ids or await _exists(chosen, scope, chain_id(diff_ids))
 
     async def unpack(
         self,
@@ -153,7 +159,7 @@ class Unpacker:
                 )
             if not diff_ids:
                 return ""
-            chosen = self._snapshots.for_name(snapshotter)
+            chosen = self._snapshots.for_name(snapshotter or self._default)
             top = chain_id(diff_ids)
             kind = f"snapshots/{chosen.name}"
             # Held before it is looked for: a collection may otherwise take it between the two.
@@ -162,8 +168,6 @@ class Unpacker:
                 await self._chain(held, chosen, manifest.layers, diff_ids, report, ready)
             info = await self._content.info(held, manifest.config.digest)
             await add_labels(self._content, held, info, {f"{_GC_SNAPSHOT}.{chosen.name}": top})
-            for layer in manifest.layers:
-                BlobReport(report, layer, BlobKind.LAYER).state(BlobState.UNPACKED)
             return top
 
     async def _chain(
@@ -178,16 +182,9 @@ class Unpacker:
         parent = ""
         for number, layer in enumerate(layers):
             chain = chain_id(diff_ids[: number + 1])
+            wait = partial(ready, number)
             async with self._locks.hold(f"{scope.namespace}/{snapshotter.name}/{chain}"):
-                await self._leases.add_resource(
-                    scope, scope.lease, Resource(f"snapshots/{snapshotter.name}", chain)
-                )
-                if not await _exists(snapshotter, scope, chain):
-                    await ready(number)
-                    progress = BlobReport(report, layer, BlobKind.LAYER)
-                    progress.state(BlobState.UNPACKING, 0)
-                    await self._layer(scope, snapshotter, layer, diff_ids[number], parent, chain, progress)
-                    progress.state(BlobState.UNPACKED)
+                await self._layer(scope, snapshotter, layer, diff_ids[number], parent, chain, report, wait)
             parent = chain
 
     async def _layer(
@@ -198,18 +195,20 @@ class Unpacker:
         diff_id: str,
         parent: str,
         chain: str,
-        progress: BlobReport,
+        report: Report,
+        ready: Callable[[], Awaitable[None]],
     ) -> None:
-        differ = self._differ(layer)
+        progress = BlobReport(report, layer, BlobKind.LAYER)
         labels = _labels_for(layer, chain)
         async with _extraction(snapshotter, scope, parent, chain, labels) as prepared:
             if prepared is None:
                 return
+            await ready()
             key, mounts = prepared
-            async with await self._content.open(scope, layer.digest) as blob:
-                applied = await differ.apply(
-                    layer, blob, mounts, progress=lambda done: progress.state(BlobState.UNPACKING, done)
-                )
+            progress.state(BlobState.UNPACKING, 0)
+            applied = await self._diffs.apply(
+                scope, layer, mounts, progress=lambda done: progress.state(BlobState.UNPACKING, done)
+            )
             if applied.digest != diff_id:
                 raise DataLoss(
                     f"layer {layer.digest} does not match: the image's configuration says it unpacks "
@@ -219,18 +218,9 @@ class Unpacker:
                 )
             with suppress(AlreadyExists):  # by another client; then the extraction is dropped
                 await snapshotter.commit(scope, chain, key, labels)
+        progress.state(BlobState.UNPACKED)
         info = await self._content.info(scope, layer.digest)
         await add_labels(self._content, scope, info, {UNCOMPRESSED_LABEL: diff_id})
-
-    def _differ(self, layer: Descriptor) -> Differ:
-        for differ in self._differs:
-            if differ.handles(layer.media_type):
-                return differ
-        raise Unimplemented(
-            f"no differ takes layers of media type {layer.media_type[:120]!r}",
-            reason="NO_DIFFER",
-            resource=f"blob {layer.digest}",
-        )
 
     async def _serves(
         self, scope: Scope, manifest: Manifest, want: Platform, declared: Platform | None
@@ -254,7 +244,8 @@ async def _extraction(
 ) -> AsyncGenerator[tuple[str, Sequence[Mount]] | None]:
     """An active snapshot to unpack into, removed at the end unless it was committed.
 
-    None where the snapshotter says that it has the chain already, as remote ones do.
+    None where the chain is there already, be it by an earlier unpack or because a remote snapshotter
+    has it. The scope's lease holds it either way.
     """
     for attempt in range(3):
         key = f"extract-{time.time_ns() % 10**9}-{secrets.token_urlsafe(3)} {chain}"
@@ -288,4 +279,4 @@ async def _exists(snapshotter: NamespacedSnapshotter, scope: Scope, key: str) ->
 def _labels_for(layer: Descriptor, chain: str) -> Labels:
     """What snapshotters want to know: the chain id, and what the image tells them by annotations."""
     inherited = {key: value for key, value in layer.annotations.items() if key.startswith(_INHERITED)}
-    return {**inherited, SNAPSHOT_REF: chain}
+    return {**inherited, TARGET_LABEL: chain}
