@@ -43,6 +43,7 @@ async def open_store(
     path: Path,
     parts: Parts,
     *,
+    default_snapshotter: str = "",
     observers: Sequence[Observer] = (),
     sharing: Sharing = Sharing.SHARED,
     gc_delay: float = 0.0,
@@ -51,6 +52,7 @@ async def open_store(
 ) -> AsyncGenerator[Store]:
     """Open the database at ``path`` over the opened parts, for the length of the block.
 
+    :param default_snapshotter: the one that ``snapshots.for_name("")`` is
     :param observers: called with every event
     :param gc_delay: seconds from a deletion to the collection that follows it
     :param gc_interval: seconds between collections without a deletion; 0 for never
@@ -79,7 +81,7 @@ async def open_store(
             Images(db, events, gc),
             Containers(db, events, gc),
             Leases(db, gc),
-            Snapshots(db, parts.snapshotters, events, gc),
+            Snapshots(db, parts.snapshotters, events, gc, default=default_snapshotter),
             Diffs(content, parts.differs),
         )
         await store.snapshots.recover()
