@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 
@@ -35,13 +35,13 @@ class Stored:
     head: bytes = b""
 
 
-@dataclass(slots=True)
 class Contents:
     """What an archive held."""
 
-    documents: dict[str, bytes] = field(default_factory=dict)
-    files: dict[str, Stored] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.documents: dict[str, bytes] = {}
+        self.files: dict[str, Stored] = {}
+        self.links: dict[str, str] = {}
 
     def file(self, path: str) -> Stored:
         """The file at a path that a document names, through links inside the archive.

@@ -127,7 +127,7 @@ def _split_host(rest: str) -> tuple[str, str]:
     first, slash, remainder = rest.partition("/")
     if not slash:
         return DEFAULT_HOST, rest
-    if not ("." in first or ":" in first or first == "localhost" or first.lower() != first):
+    if not ("." in first or ":" in first or first == "localhost"):
         return DEFAULT_HOST, rest
     return (DEFAULT_HOST if first == "index.docker.io" else first), remainder
 
