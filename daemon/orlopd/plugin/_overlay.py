@@ -6,7 +6,7 @@ relative to the folder that they share; where that does not fit either, each lay
 """
 
 # Descriptors, and paths that are no Path.
-# ruff: noqa: PTH115, PTH117, PTH120
+# ruff: noqa: PTH115, PTH117, PTH120, PTH123
 
 from __future__ import annotations
 
@@ -38,12 +38,22 @@ def escape(path: str, *, lower: bool = False) -> str:
     return re.sub(r"[\\,:]" if lower else r"[\\,]", lambda match: "\\" + match[0], path)
 
 
+def default(option: str) -> str:
+    """What an option is where a mount does not say: Y or N; empty where the kernel does not know it."""
+    try:
+        with open(f"/sys/module/overlay/parameters/{option}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 def split_lower(value: str) -> list[str]:
     """The paths in a ``lowerdir=`` value, topmost first, unescaped."""
-    return [_unescape(part) for part in re.split(r"(?<!\\):", value) if part]
+    return [unescape(part) for part in re.split(r"(?<!\\):", value) if part]
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """Undo :func:`escape`."""
     return re.sub(r"\\(.)", r"\1", text)
 
 
@@ -116,7 +126,7 @@ def _mount_each(source: str, target: str, flags: int, data: Sequence[str], lower
         for option in data:
             key, equals, value = option.partition("=")
             if key in ("upperdir", "workdir"):
-                _set_path(context, key, _unescape(value))
+                _set_path(context, key, unescape(value))
             elif key != "lowerdir":
                 context.set_string(key, value) if equals else context.set_flag(key)
         context.mount(target, sum(bit for flag, bit in _ATTRIBUTES.items() if flags & flag))

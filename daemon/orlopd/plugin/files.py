@@ -141,7 +141,7 @@ def disk_usage(top: str | os.PathLike[str]) -> Usage:
     return Usage(inodes=len(seen), size=size)
 
 
-def remove_tree(top: str | os.PathLike[str], *, stop: Callable[[], bool] = lambda: False) -> None:
+def remove_tree(top: str | bytes | os.PathLike[str], *, stop: Callable[[], bool] = lambda: False) -> None:
     """Delete a tree, however deep. A missing one is no error.
 
     Nested directories are moved up beside ``top`` first, so that no path grows and no descriptors
@@ -189,7 +189,7 @@ def remove_tree(top: str | os.PathLike[str], *, stop: Callable[[], bool] = lambd
         os.rmdir(top)
 
 
-def _open_folder(path: str | os.PathLike[str], dir_fd: int | None = None) -> Folder:
+def _open_folder(path: str | bytes | os.PathLike[str], dir_fd: int | None = None) -> Folder:
     try:
         return Folder(os.open(path, _FOLDER, dir_fd=dir_fd))
     except PermissionError:  # rootless: our own directory of mode 000, as overlay's work directory

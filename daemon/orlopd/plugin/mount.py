@@ -13,12 +13,13 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import _overlay
-from ._syscalls import MS, libc_mount, libc_umount
+from ._syscalls import CLONE_NEWNS, MS, PR_SET_PDEATHSIG, libc_mount, libc_umount, prctl, unshare
 from .errors import (
     FailedPrecondition,
     Internal,
@@ -168,6 +169,51 @@ def escape_option(path: str, *, lower: bool = False) -> str:
     :param lower: it is one of the paths in ``lowerdir=``, which colons part
     """
     return _overlay.escape(path, lower=lower)
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayLayers:
+    """The directories of an overlay mount, unescaped; ``lower`` has the topmost first."""
+
+    upper: str
+    lower: tuple[str, ...]
+    linked: bool
+    """Directories or files may refer to lower ones (redirect_dir, metacopy), so that the upper directory
+    alone does not tell what is in it."""
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        """All of them, topmost first."""
+        return (self.upper, *self.lower) if self.upper else self.lower
+
+
+def overlay_layers(mount: Mount) -> OverlayLayers:
+    """Take the options of an overlay mount apart."""
+    values = {key: value for key, equals, value in (o.partition("=") for o in mount.options) if equals}
+    linked = False
+    for name in ("redirect_dir", "metacopy"):
+        value = values.get(name) or _overlay.default(name)
+        linked = linked or value not in ("off", "N", "nofollow", "")
+    return OverlayLayers(
+        upper=_overlay.unescape(values.get("upperdir", "")),
+        lower=tuple(_overlay.split_lower(values.get("lowerdir", ""))),
+        linked=linked,
+    )
+
+
+def make_private() -> None:
+    """Give this process a mount namespace of its own: what it mounts from now on is its own affair and goes
+    when it ends. The process must have one thread.
+
+    :raises OSError: not allowed
+    """
+    unshare(CLONE_NEWNS)
+    libc_mount("none", "/", "", MS.REC | MS.PRIVATE, "")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that made it ends (PR_SET_PDEATHSIG)."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def mount_points(target: str | Path) -> list[str]:

@@ -1,0 +1,234 @@
+"""From a blob to tar bytes: read, hash, decompress, hash again, in one pass and bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Generator
+from typing import IO, Protocol, cast
+
+import zstandard
+from isal import igzip_lib, isal_zlib
+
+from orlopd.plugin.errors import DataLoss, ResourceExhausted
+
+from .limits import Limits
+
+READ = 1 << 18
+CHUNK = 1 << 20
+# What a zstd frame may make us keep in memory; `zstd --ultra -22` wants this much.
+_ZSTD_WINDOW = 1 << 27
+_REPORT = 4 << 20
+_GZIP_ERROR = cast("type[Exception]", isal_zlib.error)  # its stubs take it for an instance
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
+
+
+class Raw:
+    """The blob as it is stored.
+
+    :param fd: where it is read from: a file or a pipe
+    :param algorithm: of its digest
+    :param progress: called now and then with the bytes read so far
+    """
+
+    def __init__(self, fd: int, algorithm: str, progress: Callable[[int], None]) -> None:
+        self._fd = fd
+        self._algorithm = algorithm
+        self._hash = hashlib.new(algorithm)
+        self._progress = progress
+        self._reported = 0
+        self._pushed = b""
+        self.count = 0
+
+    def read(self, size: int = READ) -> bytes:
+        """Up to ``size`` bytes; empty at the end."""
+        if self._pushed:
+            data, self._pushed = self._pushed[:size], self._pushed[size:]
+            return data
+        data = os.read(self._fd, size)
+        self._hash.update(data)
+        self.count += len(data)
+        if self.count - self._reported >= _REPORT:
+            self._reported = self.count
+            self._progress(self.count)
+        return data
+
+    def push(self, data: bytes) -> None:
+        """Have ``data`` read again."""
+        self._pushed = data + self._pushed
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes, which are read again."""
+        head = b""
+        while len(head) < size and (more := self.read()):
+            head += more
+        self.push(head)
+        return head[:size]
+
+    def drain(self) -> None:
+        """Read what is left, so that the digest covers all."""
+        while self.read():
+            pass
+
+    def digest(self) -> str:
+        """The digest of what was read."""
+        return f"{self._algorithm}:{self._hash.hexdigest()}"
+
+
+class _Decoder(Protocol):
+    def chunk(self) -> bytes:
+        """Some more bytes, CHUNK at most; empty at the end. :raises DataLoss: corrupt or cut short"""
+        ...
+
+
+class _Plain:
+    def __init__(self, raw: Raw) -> None:
+        self._raw = raw
+
+    def chunk(self) -> bytes:
+        return self._raw.read()
+
+
+class _Gzip:
+    def __init__(self, raw: Raw) -> None:
+        self._raw = raw
+        self._member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+
+    def chunk(self) -> bytes:
+        while True:
+            if self._member.eof and not self._next_member():
+                return b""
+            data = b""
+            if self._member.needs_input:
+                data = self._raw.read()
+                if not data:
+                    raise DataLoss("the gzip stream ends too early", reason="TRUNCATED")
+            try:
+                out = self._member.decompress(data, CHUNK)
+            except _GZIP_ERROR as error:
+                raise DataLoss(f"the gzip stream is corrupt: {error}", reason="CORRUPT") from error
+            if out:
+                return out
+
+    def _next_member(self) -> bool:
+        rest = self._member.unused_data
+        while not rest.strip(b"\0"):  # some writers pad with zeros
+            rest = self._raw.read()
+            if not rest:
+                return False
+        if not rest.startswith(_GZIP_MAGIC[: len(rest)]):
+            raise DataLoss("garbage after the gzip stream", reason="CORRUPT")
+        self._member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        self._raw.push(rest)
+        return True
+
+
+class _Zstd:
+    def __init__(self, raw: Raw) -> None:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        self._raw = raw
+        self._reader = decompressor.stream_reader(
+            cast("IO[bytes]", raw), read_size=READ, read_across_frames=True, closefd=False
+        )
+
+    def chunk(self) -> bytes:
+        try:
+            return self._reader.read(CHUNK)
+        except zstandard.ZstdError as error:
+            raise DataLoss(f"the zstd stream is corrupt: {error}", reason="CORRUPT") from error
+
+
+def _decoder(raw: Raw) -> _Decoder:
+    # What it is decides, not what the media type says: Docker's types never told the truth reliably.
+    head = raw.peek(len(_ZSTD_MAGIC))
+    if head.startswith(_GZIP_MAGIC):
+        return _Gzip(raw)
+    if head == _ZSTD_MAGIC or (head[1:] == _ZSTD_SKIPPABLE and head[0] & 0xF0 == 0x50):
+        return _Zstd(raw)
+    return _Plain(raw)
+
+
+class Stream:
+    """The uncompressed bytes, in order, each once.
+
+    :raises DataLoss: the blob is corrupt or cut short (by every method that reads)
+    :raises ResourceExhausted: a limit was met (likewise)
+    """
+
+    def __init__(self, raw: Raw, limits: Limits) -> None:
+        self._raw = raw
+        self._limits = limits
+        self._decoder = _decoder(raw)
+        self._hash = hashlib.sha256()
+        self._chunk = memoryview(b"")
+        self.count = 0
+
+    def _fill(self) -> bool:
+        data = self._decoder.chunk()
+        if not data:
+            return False
+        self._hash.update(data)
+        self.count += len(data)
+        if self.count > self._limits.size:
+            raise ResourceExhausted(
+                f"the archive has more than {self._limits.size} bytes unpacked",
+                reason="ARCHIVE_TOO_LARGE",
+                hint="raise max_size of the differ in the config if you trust it",
+            )
+        if self.count > self._limits.ratio_from and self.count > self._limits.ratio * self._raw.count:
+            raise ResourceExhausted(
+                f"the archive unpacks to more than {self._limits.ratio} times its size",
+                reason="ARCHIVE_RATIO",
+                hint="raise max_ratio of the differ in the config if you trust it",
+            )
+        self._chunk = memoryview(data)
+        return True
+
+    def take(self, size: int) -> bytes:
+        """Exactly ``size`` bytes, for small sizes; empty at the stream's very end."""
+        if len(self._chunk) >= size:
+            data, self._chunk = bytes(self._chunk[:size]), self._chunk[size:]
+            return data
+        parts: list[bytes] = []
+        wanted = size
+        while wanted:
+            if not self._chunk and not self._fill():
+                if wanted == size:
+                    return b""
+                raise DataLoss("the archive ends in the middle of an entry", reason="TRUNCATED")
+            part, self._chunk = self._chunk[:wanted], self._chunk[wanted:]
+            parts.append(bytes(part))
+            wanted -= len(part)
+        return b"".join(parts)
+
+    def pieces(self, size: int) -> Generator[memoryview]:
+        """Exactly ``size`` bytes in pieces as they come."""
+        while size:
+            if not self._chunk and not self._fill():
+                raise DataLoss("the archive ends in the middle of a file", reason="TRUNCATED")
+            piece, self._chunk = self._chunk[:size], self._chunk[size:]
+            size -= len(piece)
+            yield piece
+
+    def skip(self, size: int) -> None:
+        """Pass over exactly ``size`` bytes."""
+        for _ in self.pieces(size):
+            pass
+
+    def finish(self) -> str:
+        """Read to the end of the blob; the digest of the uncompressed bytes."""
+        while self._fill():
+            pass
+        self._raw.drain()
+        return "sha256:" + self._hash.hexdigest()
+
+
+def write_all(fd: int, data: memoryview | bytes, offset: int | None = None) -> None:
+    """Write all of ``data``, at ``offset`` or where the file stands."""
+    view = memoryview(data)
+    while view:
+        done = os.write(fd, view) if offset is None else os.pwrite(fd, view, offset)
+        view = view[done:]
+        offset = None if offset is None else offset + done
