@@ -1,0 +1,142 @@
+"""After a shim that died: end what it left, and write down how the story went. Everything here blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orlop_protos.containerd.events import task_pb2 as events
+from orlopd.plugin import mount
+from orlopd.plugin.errors import NotFound, OrlopError
+from orlopd.plugin.runtime import Exit
+
+from . import journal
+from .folder import Folder, Record
+from .wire import from_timestamp, to_timestamp
+
+log = logging.getLogger(__name__)
+
+LOST = "shim lost"
+_MARKER = "lost"
+_CODE = 128 + signal.SIGKILL
+_DELETE_DEADLINE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What is left of a task whose shim died: its main process's pid and end."""
+
+    pid: int
+    end: Exit
+
+    def end_of(self, exec_id: str) -> Exit:
+        """:raises NotFound: for an exec; they are forgotten with their shim"""
+        if exec_id:
+            raise NotFound(f"process does not exist {exec_id}: not found", resource=f"exec {exec_id}")
+        return self.end
+
+
+def clean_up(folder: Folder, record: Record) -> None:
+    """End a task's processes, remove its control group and its runtime's state, unmount its filesystem.
+
+    Nothing to do is no error; what cannot be done is logged, the rest is done.
+    """
+    _kill_commands(folder.path)
+    binary = shutil.which(record.binary)
+    if binary is not None:
+        _runtime_delete(binary, record)
+    rootfs = folder.path / "rootfs"
+    if rootfs.is_dir():
+        try:
+            mount.unmount(rootfs, detach=True)
+        except OrlopError as error:
+            log.warning("cannot unmount %s: %s", rootfs, error)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(record.address)  # noqa: PTH108
+
+
+def bury(folder: Folder, record: Record) -> Lost:
+    """Clean up after a dead shim; ends that it did not see are invented and written into its journal."""
+    clean_up(folder, record)
+    marker = folder.path / _MARKER
+    pid, end, running = story(folder, record)
+    if end is None:
+        marker.touch()
+        at = datetime.now(UTC)
+        for process, its_pid in [*running.items(), (record.id, pid)]:
+            message = events.TaskExit(
+                container_id=record.id, id=process, pid=its_pid, exit_status=_CODE, exited_at=to_timestamp(at)
+            )
+            journal.append(folder.path / journal.FILE, message)
+        end = Exit(_CODE, at)
+    reason = LOST if marker.exists() else ""
+    return Lost(pid, Exit(end.code, end.at, reason))
+
+
+def story(folder: Folder, record: Record) -> tuple[int, Exit | None, dict[str, int]]:
+    """The journal's account: the main process's pid, its end if known, and the execs not seen to end."""
+    pid = 0
+    end: Exit | None = None
+    running: dict[str, int] = {}
+    for item in journal.read(folder.path / journal.FILE):
+        message = journal.unpack(item)
+        if item.topic in ("/tasks/create", "/tasks/start"):
+            pid = message.pid
+        elif item.topic == "/tasks/exec-started":
+            running[message.exec_id] = message.pid
+        elif item.topic == "/tasks/exit" and message.id == record.id:
+            end = Exit(message.exit_status, from_timestamp(message.exited_at))
+        elif item.topic == "/tasks/exit":
+            running.pop(message.id, None)
+    return pid, end, running
+
+
+def has(folder: Folder, topic: str) -> bool:
+    """Whether the journal tells of such an event."""
+    return any(item.topic == topic for item in journal.read(folder.path / journal.FILE))
+
+
+def _runtime_delete(binary: str, record: Record) -> None:
+    line = [binary, "--root", record.root, "delete", "--force", record.id]
+    said = ""
+    for _ in range(3):
+        try:
+            done = subprocess.run(
+                line,
+                capture_output=True,
+                text=True,
+                timeout=_DELETE_DEADLINE,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.warning("cannot delete what is left of task %s: %s", record.id, error)
+            return
+        said = done.stderr.strip()
+        if not done.returncode or "does not exist" in said:
+            return
+        time.sleep(0.1)
+    log.warning("cannot delete what is left of task %s: %s", record.id, said[-500:])
+
+
+def _kill_commands(folder: Path) -> None:
+    """Kill commands of the runtime that were under way: their arguments name the task's folder."""
+    wanted = os.fsencode(folder) + b"/"
+    exact = os.fsencode(folder)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            args = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"--root" in args and any(arg == exact or arg.startswith(wanted) for arg in args):
+                os.kill(int(entry.name), signal.SIGKILL)
+        except OSError:
+            continue

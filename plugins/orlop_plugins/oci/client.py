@@ -1,0 +1,167 @@
+"""Calls to a shim: deadlines, and statuses turned into errors of the house."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from orlop_protos.containerd.task.v3 import shim_pb2_grpc as task_grpc
+from orlop_protos.orlop.engine.v1 import stream_pb2 as stream
+from orlop_protos.orlop.shim.v1 import shim_pb2 as api
+from orlop_protos.orlop.shim.v1 import shim_pb2_grpc as api_grpc
+from orlopd.plugin.errors import FailedPrecondition, OrlopError, Unavailable
+from orlopd.plugin.runtime import Attachment, Detach, Detached, Exit, Input, Output, Resize, SendSignal, Stdin
+
+from .wire import from_timestamp, unpack_error
+
+_MAX_MESSAGE = 16 << 20
+_STDIN_PIECE = 256 << 10
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    ("grpc.max_send_message_length", _MAX_MESSAGE),
+    ("grpc.initial_reconnect_backoff_ms", 20),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
+
+
+class ShimClient:
+    """The connection to one shim."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{address}", options=_OPTIONS)
+        self.task: Any = task_grpc.TaskStub(self._channel)
+        self.shim: Any = api_grpc.ShimServiceStub(self._channel)
+
+    async def call(self, method: Any, request: Any, deadline: float | None) -> tuple[Any, Any]:
+        """Make a unary call; the reply and its trailing headers.
+
+        :param deadline: seconds; None for no limit
+        :raises OrlopError: what the shim said, or Unavailable where it could not be reached
+        """
+        call = method(request, timeout=deadline)
+        try:
+            reply = await call
+            return reply, await call.trailing_metadata()
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from error
+        except asyncio.CancelledError:
+            if call.cancelled() and not _being_cancelled():  # the channel was closed under the call
+                raise Unavailable("the connection to the shim was closed") from None
+            raise
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close the connection; calls under way get ``grace`` seconds."""
+        await self._channel.close(grace)
+
+
+def error_of(error: grpc.aio.AioRpcError) -> OrlopError:
+    """A failed call as an error of the house."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE")
+    return unpack_error(error.code().name, error.details() or "", error.trailing_metadata())
+
+
+def _being_cancelled() -> bool:
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0
+
+
+@asynccontextmanager
+async def attached(
+    client: ShimClient, id: str, exec_id: str, *, stdin: bool, scrollback: bool
+) -> AsyncIterator[Attachment]:
+    """Attach to a process; see :meth:`orlopd.plugin.runtime.Task.attach`."""
+    call = client.shim.Attach()
+    options = api.AttachOptions(id=id, exec_id=exec_id, stdin=stdin, scrollback=scrollback)
+    try:
+        try:
+            await call.write(api.AttachRequest(options=options))
+            first = await call.read()
+            if first is grpc.aio.EOF:
+                raise _failure(await call.code(), await call.details(), await call.trailing_metadata())
+        except asyncio.InvalidStateError as error:
+            raise _failure(await call.code(), await call.details(), await call.trailing_metadata()) from error
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from error
+        yield _Attachment(call, first.attached.terminal, stdin)
+    finally:
+        call.cancel()
+
+
+def _failure(code: grpc.StatusCode, details: str | None, trailing: Any) -> OrlopError:
+    if code in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE")
+    return unpack_error(code.name, details or "", trailing)
+
+
+class _Attachment:
+    def __init__(self, call: Any, terminal: bool, stdin: bool) -> None:
+        self._call = call
+        self._terminal = terminal
+        self._stdin = stdin
+        self._ended = False
+        self._writing = asyncio.Lock()
+
+    @property
+    def terminal(self) -> bool:
+        return self._terminal
+
+    async def send(self, item: Input) -> None:
+        if isinstance(item, Stdin):
+            if not self._stdin:
+                raise FailedPrecondition("standard input was not asked for")
+            if self._ended:
+                raise FailedPrecondition("standard input has ended", reason="STDIN_ENDED")
+            for at in range(0, len(item.data), _STDIN_PIECE):
+                await self._write(stream.StreamInput(stdin=item.data[at : at + _STDIN_PIECE]))
+            if item.end:
+                self._ended = True
+                await self._write(stream.StreamInput(stdin_end=stream.StdinEnd()))
+        elif isinstance(item, Resize):
+            await self._write(
+                stream.StreamInput(resize=stream.WindowSize(width=item.width, height=item.height))
+            )
+        elif isinstance(item, SendSignal):
+            await self._write(stream.StreamInput(signal=stream.Signal(name=str(item.number))))
+        else:
+            assert isinstance(item, Detach)
+            await self._write(stream.StreamInput(detach=stream.Detach()))
+
+    async def output(self) -> AsyncIterator[Output | Exit | Detached]:
+        while True:
+            try:
+                response = await self._call.read()
+            except grpc.aio.AioRpcError as error:
+                raise error_of(error) from error
+            if response is grpc.aio.EOF:
+                code = await self._call.code()
+                raise _failure(code, await self._call.details(), await self._call.trailing_metadata())
+            item = _item(response.output)
+            yield item
+            if not isinstance(item, Output):
+                return
+
+    async def _write(self, message: stream.StreamInput) -> None:
+        async with self._writing:
+            try:
+                await self._call.write(api.AttachRequest(input=message))
+            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                return  # the stream is over: output() says how
+
+
+def _item(output: stream.StreamOutput) -> Output | Exit | Detached:
+    kind = output.WhichOneof("output")
+    if kind == "stdout":
+        return Output(1, output.stdout)
+    if kind == "stderr":
+        return Output(2, output.stderr)
+    if kind == "exit":
+        return Exit(output.exit.code, from_timestamp(output.exit.at), output.exit.reason)
+    return Detached()

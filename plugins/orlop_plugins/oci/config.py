@@ -1,0 +1,29 @@
+"""What an operator may set for an OCI runtime."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from orlopd.plugin import Config
+
+
+class OciConfig(Config):
+    """Section ``[plugins.runtime.<id>]``."""
+
+    binary: str = Field(
+        default="", description="The OCI runtime's name or path; the runtime's own name if empty."
+    )
+    systemd_cgroup: bool = Field(
+        default=False,
+        description="Let systemd make the containers' control groups (needs systemd paths in specs).",
+    )
+    shim_deadline: float = Field(
+        default=15.0, gt=0, description="Seconds that a shim may take until it serves."
+    )
+    command_deadline: float = Field(
+        default=150.0, gt=0, description="Seconds that a shim may take for one command of the OCI runtime."
+    )
+    fork_server: bool = Field(
+        default=True,
+        description="Fork shims from a process that has its imports done; else start interpreters.",
+    )

@@ -1,0 +1,1 @@
+"""The shim: the process that owns a container's processes, streams, log and end, whoever else is alive."""

@@ -1,0 +1,439 @@
+"""One container in the shim: its main process, its execs and what may be done to them when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal as signals
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orlop_protos.containerd.events import task_pb2 as events
+from orlop_protos.containerd.runc.v1 import oci_pb2
+from orlop_protos.containerd.types import mount_pb2
+from orlopd.plugin import mount
+from orlopd.plugin.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OrlopError,
+)
+from orlopd.plugin.runtime import ProcessEntry, Stdio, TaskState
+from orlopd.plugin.values import Mount
+
+from ..journal import Journal
+from ..wire import to_timestamp
+from .cgroups import Cgroup
+from .oom import OomWatch
+from .process import Exec, Process, program_of
+from .reaper import Ended, Reaper
+from .restore import checkpoint_args, restore_args
+from .runc import Failure, Runc, explain
+from .streams import Owner, Streams
+
+log = logging.getLogger(__name__)
+
+_DRAIN_DEADLINE = 10.0
+_KILL_DEADLINE = 10.0
+_EXECS_DEADLINE = 5.0
+
+
+class Container:
+    """A container. Methods raise what :class:`orlopd.plugin.runtime.Task` says."""
+
+    def __init__(
+        self,
+        namespace: str,
+        id: str,
+        bundle: Path,
+        options: oci_pb2.Options,
+        stdio: Stdio,
+        root: Path,
+        reaper: Reaper,
+        journal: Journal,
+    ) -> None:
+        self.id = id
+        self.folder = bundle
+        self.reaper = reaper
+        self.owner = Owner(namespace, id, options.io_uid, options.io_gid)
+        self.runc = Runc(
+            reaper,
+            options.binary_name or "runc",
+            Path(options.root) / namespace if options.root else root,
+            bundle,
+            systemd_cgroup=options.systemd_cgroup,
+        )
+        self.main = Process("", stdio)
+        self.execs: dict[str, Exec] = {}
+        self.cgroup: Cgroup | None = None
+        self._options = options
+        self._journal = journal
+        self._rootfs = bundle / "rootfs"
+        self._mounted = False
+        self._oom: OomWatch | None = None
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._restore: list[str] | None = None
+        self._deleted = False
+        spec = _load(bundle / "config.json")
+        self._program = program_of(spec.get("process") or {})
+        self._own_pids = _has_own_pids(spec)
+
+    async def create(self, rootfs: Sequence[Mount], checkpoint: str, parent_checkpoint: str) -> None:
+        """Make it; on failure nothing of it stays."""
+        try:
+            if rootfs:
+                self._rootfs.mkdir(mode=0o711, exist_ok=True)
+                await asyncio.to_thread(mount.mount_all, rootfs, self._rootfs)
+                self._mounted = True
+            if checkpoint:
+                self._restore = restore_args(self._options, checkpoint, parent_checkpoint, self.folder)
+            else:
+                await self._launch("create", [], "OCI runtime create failed")
+        except BaseException:
+            await asyncio.shield(self._undo())
+            raise
+        self._journal.add(
+            events.TaskCreate(
+                container_id=self.id,
+                bundle=str(self.folder),
+                rootfs=[_mount_message(item) for item in rootfs],
+                io=_io_message(self.main.stdio),
+                checkpoint=checkpoint,
+                pid=self.main.pid,
+            )
+        )
+
+    async def start(self, exec_id: str) -> int:
+        """Start the main process or an exec."""
+        process = self.process(exec_id)
+        async with process.starting:
+            if process.state is not TaskState.CREATED:
+                state = "running" if process.state is TaskState.RUNNING else process.state.value
+                raise FailedPrecondition(f"cannot start a {state} process: failed precondition")
+            if isinstance(process, Exec):
+                if self.main.state is not TaskState.RUNNING:
+                    raise FailedPrecondition(
+                        f"container {self.id} init process is not running: failed precondition",
+                        hint="start the container first",
+                    )
+                future = await process.launch(self)
+                process.state = TaskState.RUNNING
+                self._journal.add(
+                    events.TaskExecStarted(container_id=self.id, exec_id=exec_id, pid=process.pid)
+                )
+                self._watch(process, future)
+            else:
+                await self._start_main()
+                process.state = TaskState.RUNNING
+                self._journal.add(events.TaskStart(container_id=self.id, pid=process.pid))
+        return process.pid
+
+    def add_exec(self, exec_id: str, stdio: Stdio, process: bytes) -> None:
+        """Prepare an exec."""
+        if exec_id in self.execs:
+            raise AlreadyExists(f"id {exec_id}: already exists", resource=f"exec {exec_id}")
+        if self.main.state in (TaskState.STOPPED, TaskState.PAUSED, TaskState.PAUSING):
+            raise FailedPrecondition(f"cannot exec in a {self.main.state.value} state: failed precondition")
+        self.execs[exec_id] = Exec(exec_id, stdio, process)
+        self._journal.add(events.TaskExecAdded(container_id=self.id, exec_id=exec_id))
+
+    def process(self, exec_id: str) -> Process:
+        """:raises NotFound: there is no such exec"""
+        if not exec_id:
+            return self.main
+        if exec_id not in self.execs:
+            raise NotFound(f"process does not exist {exec_id}: not found", resource=f"exec {exec_id}")
+        return self.execs[exec_id]
+
+    def state(self, exec_id: str) -> TaskState:
+        """A process's state; execs are paused with the container."""
+        process = self.process(exec_id)
+        paused = self.main.state in (TaskState.PAUSED, TaskState.PAUSING)
+        return self.main.state if paused and process.state is not TaskState.STOPPED else process.state
+
+    async def kill(self, exec_id: str, number: int, all: bool) -> None:
+        """Send a signal to a process, or to all of the container."""
+        process = self.process(exec_id)
+        if exec_id or not (all or process.state is TaskState.PAUSED):
+            process.signal(number)
+            return
+        # The runtime knows how to reach all processes, and how to kill those that are frozen.
+        args = ["--all", self.id, str(number)] if all else [self.id, str(number)]
+        try:
+            await self.runc.run("kill", *args)
+        except Failure as failure:
+            said = failure.message.lower()
+            if "not running" in said or "no such process" in said or "already finished" in said:
+                raise NotFound("process already finished: not found", reason="PROCESS_FINISHED") from failure
+            if "does not exist" in said:
+                raise NotFound("no such container: not found") from failure
+            raise explain(failure, "OCI runtime kill failed") from failure
+
+    async def pause(self) -> None:
+        async with self._changing:
+            if self.main.state is not TaskState.RUNNING:
+                raise FailedPrecondition(
+                    f"cannot pause a {self.main.state.value} container: failed precondition"
+                )
+            self.main.state = TaskState.PAUSING
+            try:
+                await self.runc.run("pause", self.id)
+            except BaseException as error:
+                if self.main.state is TaskState.PAUSING:
+                    self.main.state = TaskState.RUNNING
+                if isinstance(error, Failure):
+                    raise explain(error, "OCI runtime pause failed") from error
+                raise
+            if self.main.state is TaskState.PAUSING:
+                self.main.state = TaskState.PAUSED
+            self._journal.add(events.TaskPaused(container_id=self.id))
+
+    async def resume(self) -> None:
+        async with self._changing:
+            if self.main.state is not TaskState.PAUSED:
+                raise FailedPrecondition(
+                    f"cannot resume a {self.main.state.value} container: failed precondition"
+                )
+            try:
+                await self.runc.run("resume", self.id)
+            except Failure as failure:
+                raise explain(failure, "OCI runtime resume failed") from failure
+            if self.main.state is TaskState.PAUSED:
+                self.main.state = TaskState.RUNNING
+            self._journal.add(events.TaskResumed(container_id=self.id))
+
+    async def update(self, resources: bytes) -> None:
+        if self.main.state is TaskState.STOPPED:
+            raise FailedPrecondition("cannot update a stopped container: failed precondition")
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".resources-") as file:
+            file.write(resources)
+            file.flush()
+            try:
+                await self.runc.run("update", "--resources", file.name, self.id)
+            except Failure as failure:
+                raise explain(failure, "OCI runtime update failed") from failure
+
+    async def checkpoint(self, path: str, options: oci_pb2.CheckpointOptions) -> None:
+        if self.main.state not in (TaskState.RUNNING, TaskState.PAUSED):
+            raise FailedPrecondition(
+                f"cannot checkpoint a {self.main.state.value} container: failed precondition"
+            )
+        try:
+            await self.runc.run("checkpoint", *checkpoint_args(options, path, self.folder), self.id)
+        except Failure as failure:
+            raise explain(failure, "OCI runtime checkpoint failed") from failure
+
+    async def pids(self) -> list[ProcessEntry]:
+        """All processes in the container's control group; the main one and execs where it has none."""
+        if self.main.state is TaskState.STOPPED:
+            return []
+        pids = await asyncio.to_thread(self.cgroup.pids) if self.cgroup is not None else []
+        by_pid = {process.pid: process.exec_id for process in self.execs.values() if not process.is_done}
+        known = [self.main.pid, *by_pid] if self.main.pid else list(by_pid)
+        return [ProcessEntry(pid, by_pid.get(pid, "")) for pid in (pids or known)]
+
+    async def delete(self, exec_id: str) -> Process:
+        """Forget an exec, or the container with all it has."""
+        process = self.process(exec_id)
+        if isinstance(process, Exec):
+            await self._delete_exec(process)
+        else:
+            await self._delete_main()
+        return process
+
+    async def _delete_exec(self, process: Exec) -> None:
+        if process.state is TaskState.RUNNING:
+            raise FailedPrecondition("cannot delete a running process: failed precondition")
+        await process.drain(_DRAIN_DEADLINE)
+        self.execs.pop(process.exec_id, None)
+
+    async def _delete_main(self) -> None:
+        async with self._changing:
+            if self._deleted:
+                raise NotFound(f"container {self.id} was deleted: not found")
+            await self._end_created()
+            if self.main.state is not TaskState.STOPPED:
+                raise FailedPrecondition(
+                    f"cannot delete a {self.main.state.value} process: failed precondition",
+                    hint="kill it first, or wait for its end",
+                )
+            await self.main.wait()
+            await self.main.drain(_DRAIN_DEADLINE)
+            try:
+                await self.runc.run("delete", self.id)
+            except Failure as failure:
+                if "does not exist" not in failure.message:
+                    raise explain(failure, "failed to delete task") from failure
+            for process in self.execs.values():
+                process.close()
+            self.execs.clear()
+            self._close()
+            await self._unmount()
+            self._deleted = True
+        ended = self.main.ended
+        assert ended is not None
+        self._journal.add(
+            events.TaskDelete(
+                container_id=self.id,
+                pid=self.main.pid,
+                exit_status=ended.code,
+                exited_at=to_timestamp(ended.at),
+            )
+        )
+        await self._journal.sync()
+
+    async def _end_created(self) -> None:
+        if self.main.state is not TaskState.CREATED:
+            return
+        if not self.main.pid:  # a checkpoint that was never restored
+            self.main.finish(Ended(0, datetime.now(UTC)))
+            self.main.announce()
+            return
+        with contextlib.suppress(NotFound):
+            self.main.signal(signals.SIGKILL)
+        try:
+            async with asyncio.timeout(_KILL_DEADLINE):
+                await self.main.wait()
+        except TimeoutError as error:
+            raise FailedPrecondition("the container's process does not end though it was killed") from error
+
+    async def _launch(self, command: str, extra: Sequence[str], what: str) -> None:
+        """Run the runtime's create or restore, and take over the process and its streams."""
+        pid_file = self.folder / "init.pid"
+        streams = Streams(self.main.stdio, self.owner, self.folder, self.reaper, self.main.hub)
+        args = ["--bundle", str(self.folder), "--pid-file", str(pid_file), *extra]
+        if streams.console is not None:
+            args += ["--console-socket", streams.console.path]
+        if self._options.no_pivot_root:
+            args.append("--no-pivot")
+        if self._options.no_new_keyring and command == "create":
+            args.append("--no-new-keyring")
+        try:
+            await streams.ready()
+            with self.reaper.expecting():
+                await self.runc.run(command, *args, self.id, fds=streams.child_fds)
+                self.main.pid = int(pid_file.read_text())
+                future = self.reaper.adopt(self.main.pid)
+            await self.main.take_streams(streams)
+        except BaseException as error:
+            streams.close()
+            if isinstance(error, Failure):
+                raise explain(error, what, self._program) from error
+            raise
+        self.cgroup = await asyncio.to_thread(Cgroup.of, self.main.pid)
+        if self.cgroup is not None:
+            self._oom = OomWatch(self.cgroup, self._out_of_memory)
+        self._watch(self.main, future)
+
+    async def _start_main(self) -> None:
+        if self._restore is not None:
+            await self._launch("restore", self._restore, "OCI runtime restore failed")
+            return
+        try:
+            await self.runc.run("start", self.id)
+        except Failure as failure:
+            raise explain(failure, "OCI runtime start failed", self._program) from failure
+
+    def _watch(self, process: Process, future: asyncio.Future[Ended]) -> None:
+        task = asyncio.create_task(self._until_end(process, future))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _until_end(self, process: Process, future: asyncio.Future[Ended]) -> None:
+        ended = await future
+        async with process.starting:
+            reason = ""
+            if process is self.main:
+                await self._main_is_ending()
+                if ended.code == 128 + signals.SIGKILL and self._oom is not None and self._oom.kills:
+                    reason = "killed by the kernel: out of memory"
+            process.finish(ended, reason)
+            self._journal.add(
+                events.TaskExit(
+                    container_id=self.id,
+                    id=process.exec_id or self.id,
+                    pid=process.pid,
+                    exit_status=ended.code,
+                    exited_at=to_timestamp(ended.at),
+                )
+            )
+            await self._journal.sync()
+            process.announce()
+
+    async def _main_is_ending(self) -> None:
+        """Execs end before the container does; without a pid namespace of its own they must be killed."""
+        if self._oom is not None:
+            self._oom.check()
+        if not self._own_pids:
+            with contextlib.suppress(Failure, OrlopError):
+                await self.runc.run("kill", "--all", self.id, "KILL")
+        running = [process for process in self.execs.values() if process.state is TaskState.RUNNING]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXECS_DEADLINE):
+                for process in running:
+                    await process.wait()
+
+    def _out_of_memory(self) -> None:
+        self._journal.add(events.TaskOOM(container_id=self.id))
+
+    async def _undo(self) -> None:
+        if self.main.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.main.pid, signals.SIGKILL)
+        with contextlib.suppress(Failure, OrlopError):
+            await self.runc.run("delete", "--force", self.id)
+        for task in self._tasks:
+            task.cancel()
+        self._close()
+        await self._unmount()
+
+    def _close(self) -> None:
+        if self._oom is not None:
+            self._oom.close()
+        self.main.close()
+
+    async def _unmount(self) -> None:
+        if not self._mounted:
+            return
+        try:
+            await asyncio.to_thread(mount.unmount, self._rootfs)
+        except FailedPrecondition:  # in use, by a process of the host perhaps
+            await asyncio.to_thread(mount.unmount, self._rootfs, detach=True)
+        self._mounted = False
+        with contextlib.suppress(OSError):
+            self._rootfs.rmdir()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        spec = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFound(f"no OCI runtime spec at {str(path)!r}") from error
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"malformed OCI runtime spec at {str(path)!r}: {error}") from error
+    if not isinstance(spec, dict):
+        raise InvalidArgument(f"malformed OCI runtime spec at {str(path)!r}: want a JSON object")
+    return spec
+
+
+def _has_own_pids(spec: dict[str, Any]) -> bool:
+    namespaces = (spec.get("linux") or {}).get("namespaces") or []
+    return any(
+        item.get("type") == "pid" and not item.get("path") for item in namespaces if isinstance(item, dict)
+    )
+
+
+def _io_message(stdio: Stdio) -> events.TaskIO:
+    return events.TaskIO(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal)
+
+
+def _mount_message(item: Mount) -> mount_pb2.Mount:
+    return mount_pb2.Mount(type=item.type, source=item.source, target=item.target, options=item.options)

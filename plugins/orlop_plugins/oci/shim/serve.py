@@ -1,0 +1,164 @@
+"""A shim's life: become a process of one's own, serve, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from orlop_protos.containerd.task.v3 import shim_pb2_grpc as task_grpc
+from orlop_protos.orlop.shim.v1 import shim_pb2_grpc as api_grpc
+
+from .. import journal
+from ..shims import identity
+from .reaper import Reaper
+from .service import Shim, ShimService, TaskService
+
+log = logging.getLogger(__name__)
+
+LOG = "shim.log"
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NAME = 15
+_GRACE = 0.5
+_IDLE = 60.0
+"""Seconds after which a shim that never got a container ends: who started it must be dead."""
+_MAX_MESSAGE = 16 << 20
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    ("grpc.max_send_message_length", _MAX_MESSAGE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a shim is started for.
+
+    :param bundle: the task's folder, which the shim writes its journal and log to
+    :param address: the path of its socket
+    :param root: the OCI runtime's state folder
+    """
+
+    namespace: str
+    id: str
+    bundle: str
+    address: str
+    root: str
+
+    def pack(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Order:
+        return cls(**json.loads(data))
+
+
+def serve(order: Order, ready: int) -> None:
+    """Be the shim of ``order`` until it is shut down. Does not return.
+
+    The process is a fresh fork or interpreter with nothing running. ``ready`` is a descriptor that gets one
+    line of JSON when the socket serves (or why not) and is closed.
+    """
+    code = 1
+    try:
+        settle(order, ready)
+        _write_pid(Path(order.bundle))
+        asyncio.run(_run(order, ready))
+        code = 0
+    except BaseException as error:
+        log.exception("the shim ends")
+        with contextlib.suppress(OSError):
+            tell(ready, error=f"{type(error).__name__}: {error}")
+    finally:
+        logging.shutdown()
+        os._exit(code)  # nothing of the parent's may run at exit
+
+
+def settle(order: Order, ready: int) -> None:
+    """Leave everything behind that ties this process to who started it, except ``ready``."""
+    with contextlib.suppress(PermissionError):  # leader of a session already
+        os.setsid()
+    os.chdir("/")
+    os.umask(0o022)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    null = os.open("/dev/null", os.O_RDONLY)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    out = os.open(Path(order.bundle) / LOG, flags, 0o600)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+        if fd > 2 and fd != ready:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    os.set_inheritable(ready, False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False, buffering=1)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+    libc.prctl(_PR_SET_NAME, b"orlop-shim", 0, 0, 0)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+
+
+def tell(ready: int, **fields: Any) -> None:
+    """Answer whoever waits for this shim, once."""
+    os.write(ready, json.dumps(fields).encode() + b"\n")
+    os.close(ready)
+
+
+def _write_pid(bundle: Path) -> None:
+    """Say who we are, so that a later daemon finds us, and knows us from whoever has our pid then."""
+    (bundle / ".shim.pid.new").write_text(f"{os.getpid()} {identity(os.getpid())}")
+    (bundle / ".shim.pid.new").rename(bundle / "shim.pid")
+
+
+async def _run(order: Order, ready: int) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(2, "files"))
+    reaper = Reaper()
+    reaper.install()
+    bundle = Path(order.bundle)
+    shim = Shim(order.namespace, Path(order.root), reaper, journal.Journal(bundle / journal.FILE))
+    server = grpc.aio.server(options=_OPTIONS)
+    task_grpc.add_TaskServicer_to_server(TaskService(shim), server)
+    api_grpc.add_ShimServiceServicer_to_server(ShimService(shim), server)
+    _bind(server, order.address)
+    await server.start()
+    loop.call_later(_IDLE, shim.end_if_unused)
+    tell(ready, pid=os.getpid())
+    try:
+        await shim.stop.wait()
+    finally:
+        await server.stop(_GRACE)
+        _unlink(order.address)
+
+
+def _bind(server: grpc.aio.Server, address: str) -> None:
+    _unlink(address)
+    before = os.umask(0o177)  # the socket's mode is 0600 from its first moment
+    try:
+        server.add_insecure_port(f"unix:{address}")
+    finally:
+        os.umask(before)
+
+
+def _unlink(address: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(address)  # noqa: PTH108

@@ -1,0 +1,105 @@
+"""The last changes to an OCI runtime spec: what this machine and this runtime cannot do otherwise."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from orlopd.plugin.errors import InvalidArgument
+
+_CAP_SYS_RESOURCE = 24
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+
+
+def prepare(spec: bytes, *, bundle: str, newest: str) -> tuple[bytes, dict[str, Any]]:
+    """The spec to write into a bundle, and the same taken apart.
+
+    :param bundle: an existing bundle whose ``config.json`` is used where ``spec`` is empty, and whose
+        relative paths are meant; "" for none
+    :param newest: the newest specification that the runtime knows, "" for unknown
+    :raises InvalidArgument: it is no spec
+    """
+    if not spec and bundle:
+        try:
+            spec = (Path(bundle) / "config.json").read_bytes()
+        except OSError as error:
+            raise InvalidArgument(f"cannot read the bundle {bundle!r}: {error.strerror}") from error
+    try:
+        config = json.loads(spec)
+    except ValueError as error:
+        raise InvalidArgument(f"malformed OCI runtime spec: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidArgument("malformed OCI runtime spec: want a JSON object")
+    if bundle:
+        _make_absolute(config, Path(bundle))
+    _limit_version(config, newest)
+    _limit_oom_score(config)
+    return json.dumps(config).encode(), config
+
+
+def remapped_group(config: dict[str, Any]) -> int | None:
+    """The host's gid for the container's root group where the spec has a user namespace."""
+    for mapping in (config.get("linux") or {}).get("gidMappings") or []:
+        if mapping.get("containerID") == 0:
+            return int(mapping.get("hostID", 0))
+    return None
+
+
+@lru_cache(maxsize=16)
+def newest_spec(binary: str, _changed: int) -> str:
+    """The specification version that a runtime names in ``--version``; "" if it does not say. Blocks.
+
+    :param _changed: the binary's time of change, so that an upgrade is noticed
+    """
+    try:
+        done = subprocess.run(
+            [binary, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    for line in done.stdout.splitlines():
+        if line.startswith("spec:"):
+            return line.removeprefix("spec:").strip()
+    return ""
+
+
+def _limit_version(config: dict[str, Any], newest: str) -> None:
+    # crun before 1.9 refuses a spec that is newer than what it knows, however small the difference.
+    wanted, known = _VERSION.match(str(config.get("ociVersion", ""))), _VERSION.match(newest)
+    if wanted and known and tuple(map(int, wanted.groups())) > tuple(map(int, known.groups())):
+        config["ociVersion"] = known.group()
+
+
+def _limit_oom_score(config: dict[str, Any]) -> None:
+    process = config.get("process")
+    if not isinstance(process, dict) or not isinstance(process.get("oomScoreAdj"), int):
+        return
+    try:
+        ours = int(Path("/proc/self/oom_score_adj").read_text())
+        status = Path("/proc/self/status").read_text()
+    except (OSError, ValueError):
+        return
+    effective = next(
+        (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0
+    )
+    if not effective >> _CAP_SYS_RESOURCE & 1:
+        process["oomScoreAdj"] = max(process["oomScoreAdj"], ours)
+
+
+def _make_absolute(config: dict[str, Any], bundle: Path) -> None:
+    root = config.get("root")
+    if isinstance(root, dict) and isinstance(root.get("path"), str):
+        root["path"] = str(bundle / root["path"])
+    for item in config.get("mounts") or []:
+        binds = isinstance(item, dict) and {"bind", "rbind"} & set(item.get("options") or ())
+        if binds and isinstance(item.get("source"), str):
+            item["source"] = str(bundle / item["source"])

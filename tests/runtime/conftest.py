@@ -1,0 +1,225 @@
+"""Runtimes with real runc, real shims and a root filesystem of the machine's static busybox."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+
+from orlop_plugins.oci.config import OciConfig
+from orlop_plugins.oci.runtime import OciRuntime
+from orlopd.plugin.mount import mount_points, unmount
+from orlopd.plugin.runtime import Attachment, Exit, Output, Stdio, Task, TaskSpec
+
+APPLETS = (
+    "sh",
+    "cat",
+    "echo",
+    "sleep",
+    "true",
+    "false",
+    "stty",
+    "head",
+    "dd",
+    "id",
+    "ls",
+    "seq",
+    "env",
+    "yes",
+    "tr",
+)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def rootfs() -> Iterator[Path]:
+    """A directory with busybox and a few folders, shared by all tests and read-only in their specs."""
+    path = Path(tempfile.mkdtemp(prefix="orlop-rootfs-"))
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (path / name).mkdir()
+    shutil.copy("/usr/bin/busybox", path / "bin/busybox")
+    for applet in APPLETS:
+        (path / "bin" / applet).symlink_to("busybox")
+    (path / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
+    yield path
+    shutil.rmtree(path)
+
+
+def spec_of(rootfs: Path, *args: str, terminal: bool = False, cgroup: str = "", **process: Any) -> bytes:
+    """An OCI spec that runs ``args``."""
+    kinds = ["mount", "uts", "ipc", "network", "pid"]
+    spec = {
+        "ociVersion": "1.0.2",
+        "root": {"path": str(rootfs), "readonly": True},
+        "process": {
+            "terminal": terminal,
+            "user": {"uid": 0, "gid": 0},
+            "args": list(args),
+            "env": ["PATH=/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": {k: ["CAP_KILL"] for k in ("bounding", "effective", "permitted")},
+            **process,
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": ["newinstance", "ptmxmode=0666"],
+            },
+        ],
+        "linux": {
+            "cgroupsPath": cgroup or f"/orlop-test/{secrets.token_hex(4)}",
+            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "namespaces": [{"type": kind} for kind in kinds],
+        },
+    }
+    return json.dumps(spec).encode()
+
+
+def process_of(*args: str) -> bytes:
+    """An OCI process for an exec."""
+    return json.dumps(
+        {"args": list(args), "cwd": "/", "env": ["PATH=/bin", "TERM=xterm"], "user": {"uid": 0, "gid": 0}}
+    ).encode()
+
+
+@dataclass
+class Bench:
+    """A runtime on folders of its own, which can be left as a killed daemon leaves it and opened again."""
+
+    state: Path
+    rootfs: Path
+    binary: str = "runc"
+    config: OciConfig = field(default_factory=OciConfig)
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[OciRuntime]:
+        async with anyio.create_task_group() as group:
+            runtime = await OciRuntime.open(self.binary, _Context(self.config, self.state, group))
+            try:
+                yield runtime
+            finally:
+                await runtime.aclose()
+                group.cancel_scope.cancel()
+
+    def spec(self, id: str, *args: str, stdio: Stdio = Stdio(attach=True), **more: Any) -> TaskSpec:
+        return TaskSpec("test", id, spec_of(self.rootfs, *args, terminal=stdio.terminal, **more), stdio=stdio)
+
+    def folder(self, id: str) -> Path:
+        return self.state / "tasks" / "test" / id
+
+    def shim_pid(self, id: str) -> int:
+        return int((self.folder(id) / "shim.pid").read_text().split()[0])
+
+    def leftovers(self) -> list[str]:
+        """What is still there that should not be: processes naming the state folder, files, mounts."""
+        found = [f"mount {point}" for point in mount_points(self.state)]
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    command = (entry / "cmdline").read_bytes()
+                    links = [os.readlink(f) for f in (entry / "fd").iterdir()]
+                    if os.fsencode(self.state) in command or any(str(self.state) in link for link in links):
+                        found.append(f"process {entry.name}: {command[:80]!r}")
+        for folder in ("tasks/test", "s", "runc/test"):
+            with contextlib.suppress(FileNotFoundError):
+                found += [f"{folder}/{item.name}" for item in (self.state / folder).iterdir()]
+        return found
+
+
+@dataclass
+class _Context:
+    config: Any
+    state: Path
+    tasks: TaskGroup
+    log: logging.Logger = logging.getLogger("test")
+    root: Path = Path("/nonexistent")
+
+    def get(self, kind: Any, id: str = "") -> Any:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def bench(rootfs: Path) -> Iterator[Bench]:
+    state = Path(tempfile.mkdtemp(prefix="o-rt-", dir="/tmp"))
+    bench = Bench(state, rootfs)
+    try:
+        yield bench
+        assert bench.leftovers() == []
+    finally:
+        unmount(state, detach=True)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.fixture
+async def runtime(bench: Bench) -> AsyncIterator[OciRuntime]:
+    async with bench.open() as runtime:
+        yield runtime
+
+
+async def read_all(attachment: Attachment) -> tuple[bytes, bytes, Exit | None]:
+    """All output up to the end, by stream, and the end."""
+    out: dict[int, bytes] = {1: b"", 2: b""}
+    async for item in attachment.output():
+        if isinstance(item, Output):
+            out[item.fd] += item.data
+        elif isinstance(item, Exit):
+            return out[1], out[2], item
+    return out[1], out[2], None
+
+
+async def run(runtime: OciRuntime, spec: TaskSpec) -> tuple[bytes, bytes, int]:
+    """Create, attach, start, wait, delete."""
+    task = await runtime.create(spec)
+    async with task.attach(stdin=spec.stdio.hold_stdin) as attachment:
+        await task.start()
+        out, err, end = await read_all(attachment)
+    assert end is not None
+    assert (await task.wait()).code == end.code
+    await task.delete()
+    return out, err, end.code
+
+
+async def wait_for(attachment: Attachment, text: bytes) -> bytes:
+    """Output up to and with ``text``."""
+    seen = b""
+    async for item in attachment.output():
+        if isinstance(item, Output):
+            seen += item.data
+        if text in seen:
+            return seen
+    raise AssertionError(f"{text!r} did not come: {seen!r}")
+
+
+def topics(events: Sequence[Any]) -> list[str]:
+    return [event.topic.removeprefix("/tasks/") for event in events]
+
+
+async def events_of(task: Task, after: int = 0, until: str = "/tasks/delete") -> list[Any]:
+    """The events of a task up to one."""
+    found: list[Any] = []
+    with anyio.fail_after(10):
+        async for event in task.events(after):
+            found.append(event)
+            if event.topic == until:
+                return found
+    return found
