@@ -6,9 +6,9 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.support.daemon import daemon, fresh_daemon, logs
+from tests.support.daemon import daemon, fresh_daemon, idle, logs
 
-__all__ = ["daemon", "fresh_daemon"]
+__all__ = ["daemon", "fresh_daemon", "idle"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,7 @@ from orlop_protos.containerd.services.content.v1 import content_pb2, content_pb2
 from orlop_protos.containerd.services.events.v1 import events_pb2, events_pb2_grpc
 from orlop_protos.containerd.services.introspection.v1 import introspection_pb2, introspection_pb2_grpc
 from orlop_protos.containerd.services.version.v1 import version_pb2_grpc
-from tests.support.daemon import BIN, Daemon, eventually
-
-
-def refused(daemon: Daemon, *options: str) -> tuple[int, str]:
-    """Start a daemon that is to refuse; its exit code and the one line it says."""
-    done = daemon.run(*daemon.command, *options)
-    said = done.stderr.decode()
-    assert "Traceback" not in said
-    assert done.stdout == b""
-    assert said.count("\n") == 1, said
-    assert said.startswith("orlopd: ")
-    return done.returncode, said.removeprefix("orlopd: ").rstrip("\n")
-
-
-@pytest.fixture
-def idle() -> Iterator[Daemon]:
-    """A daemon that is not started."""
-    daemon = Daemon()
-    yield daemon
-    daemon.remove()
+from tests.support.daemon import BIN, Daemon, eventually, refused
 
 
 def versions(channel: grpc.Channel) -> str:

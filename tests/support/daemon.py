@@ -294,6 +294,25 @@ def logs() -> Iterator[tuple[str, str]]:
         yield f"log of orlopd {daemon.folder}", daemon.log[-20_000:]
 
 
+def refused(daemon: Daemon, *options: str) -> tuple[int, str]:
+    """Start a daemon that is to refuse; its exit code and the one line it says."""
+    done = daemon.run(*daemon.command, *options)
+    said = done.stderr.decode()
+    assert "Traceback" not in said
+    assert done.stdout == b""
+    assert said.count("\n") == 1, said
+    assert said.startswith("orlopd: ")
+    return done.returncode, said.removeprefix("orlopd: ").rstrip("\n")
+
+
+@pytest.fixture
+def idle() -> Iterator[Daemon]:
+    """A daemon that is not started."""
+    daemon = Daemon()
+    yield daemon
+    daemon.remove()
+
+
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """A daemon that tests of this worker share; each takes names and ids of its own."""

@@ -10,9 +10,12 @@ from typing import Any, Self
 import anyio
 
 from . import platforms
+from .archive import Archiver
+from .build import Builder
 from .containers import Containers
 from .content import Content, Sharing
 from .diffs import Diffs
+from .distribution import Distribution
 from .events import EventBus
 from .gc import Collector
 from .images import Images
@@ -42,8 +45,8 @@ class Core:
     diffs: Diffs
     unpacker: Unpacker
     puller: Puller
-    archiver: Any
-    builder: Any
+    archiver: Archiver
+    builder: Builder
     tasks: Any
     engine: Any
 
@@ -69,13 +72,14 @@ class Core:
                 settings.root / "metadata.db",
                 parts,
                 observers=[parts.hooks.event],
+                default_snapshotter=settings.snapshotter,
                 sharing=Sharing(settings.content_sharing),
                 gc_delay=settings.gc_delay,
                 gc_interval=settings.gc_interval,
             ) as store,
             anyio.create_task_group() as group,
         ):
-            unpacker = Unpacker(store.content, store.snapshots, parts.differs, store.leases)
+            distribution = Distribution.make(store, parts, snapshotter=settings.snapshotter)
             yield cls(
                 settings=settings,
                 parts=parts,
@@ -88,12 +92,10 @@ class Core:
                 leases=store.leases,
                 snapshots=store.snapshots,
                 diffs=store.diffs,
-                unpacker=unpacker,
-                puller=Puller(
-                    store.content, store.images, unpacker, parts.resolvers, store.leases, parts.hooks
-                ),
-                archiver=None,
-                builder=None,
+                unpacker=distribution.unpacker,
+                puller=distribution.puller,
+                archiver=distribution.archiver,
+                builder=distribution.builder,
                 tasks=None,
                 engine=None,
             )

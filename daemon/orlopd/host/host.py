@@ -111,7 +111,8 @@ class Host:
     def _check_names(self) -> None:
         """Refuse names in the config that no plugin has.
 
-        While a plugin cannot be loaded, nobody knows what it would have offered: a warning then.
+        While a plugin cannot be loaded, nobody knows what it would have offered: a name that is like
+        no other is a warning then.
         """
         config = self._config
         unloaded = [info for info in self._broken if info.kind == PLUGIN.name]
@@ -138,8 +139,9 @@ class Host:
                 word = name.partition(".")[0]
                 message = f'{where}: unknown kind of plugin "{word}"{nearest(word, kinds)}'
                 raise self._loaded.error(path, message)
-            message = f'{where}: no plugin offers "{name}"{nearest(name, known)}'
-            if not unloaded or path[0] == "required_plugins":
+            guess = nearest(name, known)
+            message = f'{where}: no plugin offers "{name}"{guess}'
+            if guess or not unloaded or path[0] == "required_plugins":
                 raise self._loaded.error(path, message)
             _log.warning("%s (plugin %s cannot be loaded)", message, unloaded[0].id)
 

@@ -40,7 +40,7 @@ def all_services(core: Core) -> Sequence[Service]:
         try:
             service: Any = getattr(importlib.import_module(f"{__name__}.{module}"), name)
         except ModuleNotFoundError as error:
-            if not (error.name or "").startswith(__name__):
+            if not (error.name or "").startswith("orlopd."):
                 raise
             continue
         services.append(service(core))

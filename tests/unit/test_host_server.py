@@ -1,0 +1,328 @@
+"""What happens around every call: errors to statuses, spans, the end when the daemon stops."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from orlop_protos.containerd.services.version.v1 import version_pb2_grpc
+from orlopd.config import Config
+from orlopd.plugin import errors
+from orlopd.server import Server
+
+Handler = Callable[..., Any]
+METHODS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+
+def echo(value: bytes) -> bytes:
+    return value
+
+
+def service(name: str, **methods: tuple[str, Handler]) -> Callable[[Any], list[str]]:
+    """A service of raw bytes: each method with its arity and what it does."""
+
+    def register(server: Any) -> list[str]:
+        handlers = {
+            method: getattr(grpc, f"{arity}_rpc_method_handler")(function, echo, echo)
+            for method, (arity, function) in methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        return [name]
+
+    return register
+
+
+@asynccontextmanager
+async def serving(*services: Callable[[Any], list[str]]) -> AsyncIterator[tuple[Any, Server]]:
+    """A server and a channel to it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        config = Config(addresses=[f"{folder}/s"], root=Path(folder), state=Path(folder))
+        server = Server(config, "1.0")
+        await server.start(services)
+        try:
+            async with grpc.aio.insecure_channel(f"unix:{folder}/s") as channel:
+                yield channel, server
+        finally:
+            await server.stop(0)
+
+
+async def ask(channel: Any, method: str, arity: str = "unary_unary", **options: Any) -> bytes:
+    """Call a method, whatever its arity; the last response."""
+    call = getattr(channel, arity)(method)
+    given = iter([b"x"]) if arity.startswith("stream") else b"x"
+    with anyio.fail_after(10):
+        if arity.endswith("_unary"):
+            return await call(given, **options)
+        answers = [answer async for answer in call(given, **options)]
+        return answers[-1]
+
+
+def raising(error: BaseException) -> dict[str, tuple[str, Handler]]:
+    """A method of each arity that raises."""
+
+    async def unary(request: Any, context: Any) -> bytes:
+        raise error
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[bytes]:
+        yield b"first"
+        raise error
+
+    return {a: (a, unary if a.endswith("_unary") else stream) for a in METHODS}
+
+
+@pytest.mark.parametrize("arity", METHODS)
+async def test_errors_of_the_house_become_statuses_with_details(arity: str) -> None:
+    error = errors.NotFound(
+        'image "x":\nnot found', reason="NO_IMAGE", resource="image docker.io/library/x", hint="Pull it."
+    )
+    async with serving(service("test.S", **raising(error))) as (channel, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, f"/test.S/{arity}", arity)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert caught.value.details() == 'image "x": not found'
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    info, resource, hint = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.ResourceInfo(),
+        error_details_pb2.LocalizedMessage(),
+    )
+    for detail, packed in zip((info, resource, hint), status.details, strict=True):
+        assert packed.Unpack(detail)
+    assert (info.reason, info.domain) == ("NO_IMAGE", "orlop.dev")
+    assert (resource.resource_type, resource.resource_name) == ("image", "docker.io/library/x")
+    assert hint.message == "Pull it."
+
+
+def all_errors() -> list[type[errors.OrlopError]]:
+    return errors.OrlopError.__subclasses__()
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
+async def test_every_error_has_its_code(kind: type[errors.OrlopError]) -> None:
+    async with serving(service("test.S", **raising(kind("what")))) as (channel, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, "/test.S/unary_unary")
+    assert caught.value.code().name == kind.code
+
+
+@pytest.mark.parametrize("arity", METHODS)
+async def test_anything_else_is_internal_and_only_the_log_knows_more(
+    arity: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = RuntimeError("secret detail")
+    async with serving(service("test.S", **raising(error))) as (channel, _):
+        with caplog.at_level(logging.ERROR), pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, f"/test.S/{arity}", arity)
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    details = caught.value.details() or ""
+    assert details.startswith("internal error (id ")
+    assert "secret" not in details
+    mark = details.removeprefix("internal error (id ").partition(",")[0]
+    assert mark in caplog.text
+    assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ExceptionGroup("g", [ExceptionGroup("h", [errors.Aborted("a")])]), grpc.StatusCode.ABORTED),
+        (ExceptionGroup("g", [errors.Aborted("a"), ValueError()]), grpc.StatusCode.INTERNAL),
+        (OSError(errno.ENOSPC, "No space left on device"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (OSError(errno.EIO, "I/O error"), grpc.StatusCode.INTERNAL),
+        (errors.NotFound("long " * 5000), grpc.StatusCode.NOT_FOUND),
+    ],
+)
+async def test_errors_are_known_in_groups_and_in_other_clothes(error: Exception, code: grpc.StatusCode) -> None:
+    async with serving(service("test.S", **raising(error))) as (channel, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, "/test.S/unary_unary")
+    assert caught.value.code() == code
+
+
+async def test_a_handlers_own_abort_passes() -> None:
+    async def unary(request: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.DATA_LOSS, "mine")
+        return b""
+
+    async with serving(service("test.S", M=("unary_unary", unary))) as (channel, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, "/test.S/M")
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.DATA_LOSS, "mine")
+
+
+async def test_methods_that_a_service_leaves_out_are_unimplemented(caplog: pytest.LogCaptureFixture) -> None:
+    def register(server: Any) -> list[str]:
+        version_pb2_grpc.add_VersionServicer_to_server(version_pb2_grpc.VersionServicer(), server)
+        return []
+
+    method = "/containerd.services.version.v1.Version/Version"
+    async with serving(register) as (channel, _):
+        call = channel.unary_unary(method)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"", timeout=10)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_client_that_goes_away_cancels_the_handler() -> None:
+    begun, cancelled = anyio.Event(), anyio.Event()
+
+    async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            yield b"1"
+            begun.set()
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with serving(service("test.S", M=("unary_stream", stream))) as (channel, _):
+        call = channel.unary_stream("/test.S/M")(b"")
+        await call.read()
+        await begun.wait()
+        call.cancel()
+        with anyio.fail_after(5):
+            await cancelled.wait()
+
+
+async def test_the_clients_deadline_ends_the_handler() -> None:
+    cancelled = anyio.Event()
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+        return b""
+
+    async with serving(service("test.S", M=("unary_unary", unary))) as (channel, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, "/test.S/M", timeout=0.2)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        with anyio.fail_after(5):
+            await cancelled.wait()
+
+
+async def test_stopping_ends_streams_and_waits_and_lets_the_rest_finish() -> None:
+    waiting = anyio.create_memory_object_stream[None](3)
+
+    async def slow(request: bytes, context: Any) -> bytes:
+        waiting[0].send_nowait(None)
+        await anyio.sleep(0.5)
+        return b"done"
+
+    async def wait(request: bytes, context: Any) -> bytes:
+        waiting[0].send_nowait(None)
+        await anyio.sleep_forever()
+        return b""
+
+    async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        waiting[0].send_nowait(None)
+        yield b"1"
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+
+    codes: dict[str, Any] = {}
+    methods = service(
+        "test.S", Slow=("unary_unary", slow), Wait=("unary_unary", wait), Watch=("unary_stream", stream)
+    )
+    async with serving(methods) as (channel, server):
+
+        async def collect(method: str, arity: str) -> None:
+            try:
+                codes[method] = await ask(channel, f"/test.S/{method}", arity)
+            except grpc.aio.AioRpcError as error:
+                codes[method] = error.code()
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(collect, "Slow", "unary_unary")
+                group.start_soon(collect, "Wait", "unary_unary")
+                group.start_soon(collect, "Watch", "unary_stream")
+                for _ in range(3):
+                    await waiting[1].receive()
+                await server.stop(5)
+    assert codes == {
+        "Slow": b"done",
+        "Wait": grpc.StatusCode.UNAVAILABLE,
+        "Watch": grpc.StatusCode.UNAVAILABLE,
+    }
+    for end in waiting:
+        end.close()
+
+
+async def test_messages_up_to_16_mib_pass_and_larger_ones_are_refused() -> None:
+    async def unary(request: bytes, context: Any) -> bytes:
+        return b"ok"
+
+    async with serving(service("test.S", M=("unary_unary", unary))) as (channel, _):
+        call = channel.unary_unary("/test.S/M")
+        assert await call(bytes(16 * 1024 * 1024 - 16)) == b"ok"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(bytes(16 * 1024 * 1024 + 1))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+# --- Spans -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exporter() -> InMemorySpanExporter:
+    """The process's one exporter: OpenTelemetry's provider can be set once."""
+    memory = InMemorySpanExporter()
+    provider: Any = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    return memory
+
+
+async def test_each_call_is_a_server_span_below_the_callers(exporter: InMemorySpanExporter) -> None:
+    async def unary(request: bytes, context: Any) -> bytes:
+        return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id).encode()
+
+    methods = {"Good": ("unary_unary", unary), **raising(errors.NotFound("no"))}
+    methods["Broken"] = ("unary_unary", raising(RuntimeError("boom"))["unary_unary"][1])
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with serving(service("test.S", **methods)) as (channel, _):
+        exporter.clear()
+        seen = await ask(channel, "/test.S/Good", metadata=(("traceparent", parent),))
+        assert seen == b"0af7651916cd43dd8448eb211c80319c"
+        for method in ("unary_stream", "Broken"):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await ask(channel, f"/test.S/{method}", method if method in METHODS else "unary_unary")
+        await anyio.sleep(0.05)
+    good, missing, broken = exporter.get_finished_spans()
+    assert good.name == "test.S/Good"
+    assert good.kind is SpanKind.SERVER
+    assert good.parent is not None
+    assert trace.format_span_id(good.parent.span_id) == "b7ad6b7169203331"
+    assert dict(good.attributes or {}) == {
+        "rpc.system": "grpc",
+        "rpc.service": "test.S",
+        "rpc.method": "Good",
+        "rpc.grpc.status_code": 0,
+    }
+    assert good.status.status_code is StatusCode.UNSET
+    assert (missing.attributes or {})["rpc.grpc.status_code"] == 5
+    assert missing.status.status_code is StatusCode.UNSET
+    assert (broken.attributes or {})["rpc.grpc.status_code"] == 13
+    assert broken.status.status_code is StatusCode.ERROR
