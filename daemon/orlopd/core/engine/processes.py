@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Session:
             raise FailedPrecondition("this call is not connected to the process")
         await self.attachment.send(item)
 
-    async def output(self) -> AsyncIterator[Output | Exit | Detached]:
+    async def output(self) -> AsyncGenerator[Output | Exit | Detached]:
         """What the process writes; the last item is an Exit or Detached. Nothing without a connection."""
         if self.attachment is not None:
             async for item in self.attachment.output():
