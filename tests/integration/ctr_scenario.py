@@ -39,7 +39,9 @@ class Scenario:
 
     def run(self, *words: str, name: str = "", stdin: bytes = b"", sort: bool = False) -> Said:
         """One call of ctr, recorded."""
-        said = ctr(self.address, *words, stdin=stdin, hold=0.8 if stdin and words[0] in ("run", "tasks") else 0)
+        said = ctr(
+            self.address, *words, stdin=stdin, hold=0.8 if stdin and words[0] in ("run", "tasks") else 0
+        )
         out = "\n".join(sorted(said.out.splitlines())) if sort else said.out
         self.record(name or " ".join(words), said.code, f"{out}\n--- stderr\n{said.err}")
         return said
@@ -195,7 +197,19 @@ class Scenario:
         self.run("run", "--rm", NAME, "fourth", "cat", stdin=b"x" * 300_000)
         self.run("run", "--rm", NAME, "fifth", "no-such-program")
         self.run("run", "--rm", "docker.io/library/nothing:v1", "sixth")
-        self.run("run", "--rm", "--env", "WORD=blue", "--cwd", "/bin", NAME, "seventh", "sh", "-c", "echo $WORD; pwd")
+        self.run(
+            "run",
+            "--rm",
+            "--env",
+            "WORD=blue",
+            "--cwd",
+            "/bin",
+            NAME,
+            "seventh",
+            "sh",
+            "-c",
+            "echo $WORD; pwd",
+        )
         self.run("run", "--rm", "--read-only", NAME, "eighth", "sh", "-c", "echo x >/file")
         self.run("run", "--rm", NAME, "not/valid", "true")
         self.run("run", "--rm", NAME, "ninth", "sh", "-c", "kill -9 $$")
@@ -210,9 +224,13 @@ class Scenario:
         self.run("tasks", "ls", "-q")
         self.run("tasks", "ps", "long")
         metrics = ctr(self.address, "tasks", "metrics", "long")
-        self.record("tasks metrics", metrics.code, re.sub(r"(?m)( +)(\d+|\[[\d ]*\])\s*$", r"\1N", metrics.out))
+        self.record(
+            "tasks metrics", metrics.code, re.sub(r"(?m)( +)(\d+|\[[\d ]*\])\s*$", r"\1N", metrics.out)
+        )
         self.run("tasks", "exec", "--exec-id", "one", "long", "echo", "from exec")
-        self.run("tasks", "exec", "--exec-id", "two", "long", "sh", "-c", "cat; exit 9", stdin=b"through stdin")
+        self.run(
+            "tasks", "exec", "--exec-id", "two", "long", "sh", "-c", "cat; exit 9", stdin=b"through stdin"
+        )
         self.run("tasks", "exec", "--exec-id", "three", "long", "no-such-program")
         self.run("tasks", "exec", "--exec-id", "four", "nosuch", "true")
         self.run("tasks", "pause", "long")

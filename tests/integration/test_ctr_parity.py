@@ -46,13 +46,13 @@ def kinds(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def played(daemon_factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Step], list[Step]]]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Step], list[Step]]]:
     folder = tmp_path_factory.mktemp("parity")
     archive = save_archive(folder / "image.tar", "docker.io/library/parity:v1")
     with containerd() as peer:
         theirs = list(play_with_events(peer.address, archive, fresh(folder / "theirs")))
-    with daemon_factory() as daemon:
-        ours = list(play_with_events(daemon.socket, archive, fresh(folder / "ours")))
+    with Daemon() as daemon:
+        ours = list(play_with_events(str(daemon.socket), archive, fresh(folder / "ours")))
     yield theirs, ours
 
 
@@ -79,7 +79,9 @@ def test_every_listing_is_the_same(played: tuple[list[Step], list[Step]]) -> Non
 
 
 def test_every_failure_is_of_the_same_kind(played: tuple[list[Step], list[Step]]) -> None:
-    theirs, ours = ([(s.name, kinds(s.text)) for s in side if s.code and not word_by_word(s)] for side in played)
+    theirs, ours = (
+        [(s.name, kinds(s.text)) for s in side if s.code and not word_by_word(s)] for side in played
+    )
     assert theirs
     assert ours == theirs
 

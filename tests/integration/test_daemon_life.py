@@ -261,3 +261,40 @@ def _start_time(daemon: Daemon) -> float:
     took = time.monotonic() - begun
     daemon.stop()
     return took
+
+
+def test_a_folder_that_others_use_is_left_alone(idle: Daemon) -> None:
+    shared = idle.folder / "shared"
+    shared.mkdir(mode=0o755)
+    (shared / "precious").touch()
+    code, said = refused(idle, "--root", str(shared))
+    assert code == 1
+    assert said.startswith(f"the folder {shared} is open to others (mode 755)")
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+
+
+def test_an_empty_folder_is_taken_and_closed(idle: Daemon) -> None:
+    idle.root.mkdir(mode=0o755)
+    with idle:
+        assert stat.S_IMODE(idle.root.stat().st_mode) == 0o700
+        idle.root.chmod(0o755)
+        idle.restart()
+        assert stat.S_IMODE(idle.root.stat().st_mode) == 0o700
+
+
+def test_a_second_signal_stops_at_once(fresh_daemon: Daemon) -> None:
+    os.kill(fresh_daemon.pid, signal.SIGSTOP)
+    os.kill(fresh_daemon.pid, signal.SIGTERM)
+    os.kill(fresh_daemon.pid, signal.SIGINT)
+    os.kill(fresh_daemon.pid, signal.SIGCONT)
+    assert fresh_daemon.stop() in (0, 1)
+    fresh_daemon.start()
+
+
+def test_spans_that_nobody_takes_do_not_hold_up_the_end() -> None:
+    nobody = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    with Daemon(environment=nobody) as daemon:
+        daemon.must(daemon.ctr("version"))
+        begun = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - begun < 8

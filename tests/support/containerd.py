@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.daemon import mounts_under, processes_naming
+
 CONFIG = """
 version = 2
 root = "{folder}/root"
@@ -28,25 +30,6 @@ class Peer:
 
     address: str
     folder: Path
-
-
-def processes_naming(word: str) -> list[int]:
-    """The pids of processes whose command line has ``word`` in it, this one apart."""
-    found: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            if word.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
-def mounts_under(folder: Path) -> list[str]:
-    """Mount points below ``folder``, deepest first."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [line.split()[4].replace("\\040", " ") for line in lines]
-    return sorted((p for p in points if p.startswith(f"{folder}/")), reverse=True)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,10 @@ from typing import IO
 
 _MASKS: tuple[tuple[str, str], ...] = (
     (r'"lowerdir=[^"]*"|"upperdir=[^"]*"|"workdir=[^"]*"', '"DIR"'),
-    (r'"(?:DIR|index=off|userxattr|metacopy=off|redirect_dir=off)"(?:,"(?:DIR|index=off|userxattr)")*', "OVERLAY"),
+    (
+        r'"(?:DIR|index=off|userxattr|metacopy=off|redirect_dir=off)"(?:,"(?:DIR|index=off|userxattr)")*',
+        "OVERLAY",
+    ),
     (r'(?:"OVERLAY"|OVERLAY)(?:,OVERLAY)*', "OVERLAY"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z| ?[+-]\d\d:?\d\d(?: UTC)?)", "TIME"),
     (r'time="TIME" ', ""),
@@ -78,7 +81,9 @@ def ctr(address: str, *words: str, stdin: bytes = b"", hold: float = 0, timeout:
             drain.join()
             code = process.wait()
             if not killer.is_alive():
-                raise TimeoutError(f"ctr {' '.join(words)} took over {timeout} s at {address}: {out!r} {errors!r}")
+                raise TimeoutError(
+                    f"ctr {' '.join(words)} took over {timeout} s at {address}: {out!r} {errors!r}"
+                )
             killer.cancel()
         finally:
             process.kill()

@@ -1,0 +1,84 @@
+"""What the daemon suffers, its containers do not."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.support.daemon import Daemon, eventually
+
+pytestmark = pytest.mark.timeout(120)
+
+TICKS = "n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.1; done"
+
+
+def ticks(daemon: Daemon, name: str) -> list[int]:
+    lines = daemon.must(daemon.orlop("logs", name)).splitlines()
+    return [int(line.split()[1]) for line in lines]
+
+
+def test_a_container_lives_through_the_death_of_the_daemon(fresh_daemon: Daemon, archive: str) -> None:
+    daemon = fresh_daemon
+    daemon.must(daemon.orlop("import", archive))
+    daemon.must(daemon.orlop("run", "-d", "--name", "clock", "probe", "sh", "-c", TICKS))
+    eventually(lambda: ticks(daemon, "clock"), lambda found: len(found) > 3, 10)
+    before = ticks(daemon, "clock")[-1]
+
+    daemon.kill9()
+    time.sleep(1)
+    daemon.start()
+
+    (listed,) = json.loads(daemon.must(daemon.orlop("ps", "--output", "json")))
+    assert listed["name"] == "clock"
+    seen = eventually(lambda: ticks(daemon, "clock"), lambda found: found[-1] > before + 6, 10)
+    assert seen == list(range(1, len(seen) + 1)), "output that was written in between is lost or doubled"
+    assert b"hi" in daemon.orlop("exec", "clock", "echo", "hi").stdout
+    assert b"tick" in daemon.run("timeout", "2", "orlop", "attach", "clock").stdout
+    daemon.must(daemon.orlop("stop", "--time", "1", "clock"))
+    daemon.must(daemon.orlop("rm", "clock"))
+
+
+def test_an_exit_while_the_daemon_was_away_is_known_afterwards(fresh_daemon: Daemon, archive: str) -> None:
+    daemon = fresh_daemon
+    daemon.must(daemon.orlop("import", archive))
+    daemon.must(
+        daemon.orlop("run", "-d", "--name", "brief", "probe", "sh", "-c", "sleep 1; echo bye; exit 42")
+    )
+    daemon.kill9()
+    time.sleep(1.5)
+    daemon.start()
+    assert daemon.must(daemon.orlop("wait", "brief")).strip() == "42"
+    assert daemon.must(daemon.orlop("logs", "brief")) == "bye\n"
+    daemon.must(daemon.orlop("rm", "brief"))
+
+
+def test_auto_remove_is_kept_over_the_death_of_the_daemon(fresh_daemon: Daemon, archive: str) -> None:
+    daemon = fresh_daemon
+    daemon.must(daemon.orlop("import", archive))
+    daemon.must(daemon.orlop("run", "-d", "--rm", "--name", "brief", "probe", "sleep", "1"))
+    daemon.kill9()
+    time.sleep(1.2)
+    daemon.start()
+    listed = eventually(
+        lambda: json.loads(daemon.must(daemon.orlop("ps", "-a", "--output", "json"))),
+        lambda found: not found,
+        10,
+    )
+    assert listed == []
+    assert "brief" not in daemon.must(daemon.ctr("snapshots", "ls"))
+
+
+def test_a_container_made_by_ctr_lives_on_too(fresh_daemon: Daemon, archive: str) -> None:
+    daemon = fresh_daemon
+    daemon.must(daemon.ctr("images", "import", archive))
+    daemon.must(daemon.ctr("run", "-d", "docker.io/library/probe:latest", "mine", "sleep", "1000"))
+    daemon.kill9()
+    daemon.start()
+    assert "RUNNING" in daemon.must(daemon.ctr("tasks", "ls"))
+    assert daemon.must(daemon.ctr("tasks", "exec", "--exec-id", "e1", "mine", "echo", "alive")) == "alive\n"
+    daemon.must(daemon.ctr("tasks", "kill", "-s", "9", "mine"))
+    eventually(lambda: daemon.ctr("tasks", "ls").stdout, lambda said: b"STOPPED" in said, 10)
+    assert daemon.ctr("tasks", "rm", "mine").returncode in {0, 137}
+    daemon.must(daemon.ctr("containers", "rm", "mine"))
