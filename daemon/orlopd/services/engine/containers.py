@@ -142,7 +142,7 @@ class ContainerService:
     async def _farewell(
         self, scope: Any, session: Session, ended: Exit | None, context: Any, response: Any
     ) -> None:
-        """Tell the exit, but first remove a container that asked for it: who hears of it finds nothing left."""
+        """Tell the exit, after a container that asked for it is removed: who hears of it finds nothing."""
         if ended is None:
             return
         config = config_of(session.container)
