@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import anyio
 
@@ -16,6 +16,7 @@ from .containers import Containers
 from .content import Content, Sharing
 from .diffs import Diffs
 from .distribution import Distribution
+from .engine import Context, Engine, Folders
 from .events import EventBus
 from .gc import Collector
 from .images import Images
@@ -25,6 +26,7 @@ from .parts import PartInfo, Parts, Settings
 from .pull import Puller
 from .snapshots import Snapshots
 from .store import open_store
+from .tasks import Tasks
 from .unpack import Unpacker
 
 
@@ -77,9 +79,33 @@ class Core:
                 gc_delay=settings.gc_delay,
                 gc_interval=settings.gc_interval,
             ) as store,
+            Tasks(parts.runtimes, store.containers, store.events, state=settings.state / "tasks") as tasks,
             anyio.create_task_group() as group,
         ):
-            distribution = Distribution.make(store, parts, snapshotter=settings.snapshotter)
+            images = Distribution.make(store, parts, snapshotter=settings.snapshotter)
+            await tasks.recover()
+            engine = Engine(
+                Context(
+                    folders=Folders(settings.root / "containers"),
+                    namespaces=store.namespaces,
+                    containers=store.containers,
+                    content=store.content,
+                    images=store.images,
+                    snapshots=store.snapshots,
+                    leases=store.leases,
+                    gc=store.gc,
+                    events=store.events,
+                    tasks=tasks,
+                    unpacker=images.unpacker,
+                    puller=images.puller,
+                    differs=parts.differs,
+                    runtimes=parts.runtimes,
+                    hooks=parts.hooks,
+                    snapshotter=settings.snapshotter,
+                    runtime=settings.runtime,
+                )
+            )
+            await group.start(engine.run)
             yield cls(
                 settings=settings,
                 parts=parts,
@@ -92,11 +118,11 @@ class Core:
                 leases=store.leases,
                 snapshots=store.snapshots,
                 diffs=store.diffs,
-                unpacker=distribution.unpacker,
-                puller=distribution.puller,
-                archiver=distribution.archiver,
-                builder=distribution.builder,
-                tasks=None,
-                engine=None,
+                unpacker=images.unpacker,
+                puller=images.puller,
+                archiver=images.archiver,
+                builder=images.builder,
+                tasks=tasks,
+                engine=engine,
             )
             group.cancel_scope.cancel()
