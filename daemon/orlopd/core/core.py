@@ -25,7 +25,7 @@ from .namespaces import Namespaces
 from .parts import PartInfo, Parts, Settings
 from .pull import Puller
 from .snapshots import Snapshots
-from .store import open_store
+from .store import Store, open_store
 from .tasks import Tasks
 from .unpack import Unpacker
 
@@ -49,8 +49,8 @@ class Core:
     puller: Puller
     archiver: Archiver
     builder: Builder
-    tasks: Any
-    engine: Any
+    tasks: Tasks
+    engine: Engine
 
     @property
     def plugins(self) -> Sequence[PartInfo]:
@@ -82,29 +82,9 @@ class Core:
             Tasks(parts.runtimes, store.containers, store.events, state=settings.state / "tasks") as tasks,
             anyio.create_task_group() as group,
         ):
-            images = Distribution.make(store, parts, snapshotter=settings.snapshotter)
             await tasks.recover()
-            engine = Engine(
-                Context(
-                    folders=Folders(settings.root / "containers"),
-                    namespaces=store.namespaces,
-                    containers=store.containers,
-                    content=store.content,
-                    images=store.images,
-                    snapshots=store.snapshots,
-                    leases=store.leases,
-                    gc=store.gc,
-                    events=store.events,
-                    tasks=tasks,
-                    unpacker=images.unpacker,
-                    puller=images.puller,
-                    differs=parts.differs,
-                    runtimes=parts.runtimes,
-                    hooks=parts.hooks,
-                    snapshotter=settings.snapshotter,
-                    runtime=settings.runtime,
-                )
-            )
+            distribution = Distribution.make(store, parts, snapshotter=settings.snapshotter)
+            engine = Engine(_engine_context(settings, parts, store, tasks, distribution))
             await group.start(engine.run)
             yield cls(
                 settings=settings,
@@ -118,11 +98,34 @@ class Core:
                 leases=store.leases,
                 snapshots=store.snapshots,
                 diffs=store.diffs,
-                unpacker=images.unpacker,
-                puller=images.puller,
-                archiver=images.archiver,
-                builder=images.builder,
+                unpacker=distribution.unpacker,
+                puller=distribution.puller,
+                archiver=distribution.archiver,
+                builder=distribution.builder,
                 tasks=tasks,
                 engine=engine,
             )
             group.cancel_scope.cancel()
+
+
+def _engine_context(
+    settings: Settings, parts: Parts, store: Store, tasks: Tasks, distribution: Distribution
+) -> Context:
+    return Context(
+        folders=Folders(settings.root / "containers"),
+        namespaces=store.namespaces,
+        containers=store.containers,
+        images=store.images,
+        snapshots=store.snapshots,
+        leases=store.leases,
+        gc=store.gc,
+        events=store.events,
+        tasks=tasks,
+        unpacker=distribution.unpacker,
+        puller=distribution.puller,
+        differs=parts.differs,
+        runtimes=parts.runtimes,
+        hooks=parts.hooks,
+        snapshotter=settings.snapshotter,
+        runtime=settings.runtime,
+    )
