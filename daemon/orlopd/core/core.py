@@ -79,7 +79,9 @@ class Core:
                 gc_delay=settings.gc_delay,
                 gc_interval=settings.gc_interval,
             ) as store,
-            Tasks(parts.runtimes, store.containers, store.events, state=settings.state / "tasks") as tasks,
+            Tasks(
+                parts.runtimes, store.containers, store.events, state=settings.state / "core-tasks"
+            ) as tasks,
             anyio.create_task_group() as group,
         ):
             await tasks.recover()
@@ -116,6 +118,7 @@ def _engine_context(
         namespaces=store.namespaces,
         containers=store.containers,
         images=store.images,
+        content=store.content,
         snapshots=store.snapshots,
         leases=store.leases,
         gc=store.gc,
