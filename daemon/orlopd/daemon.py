@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -21,6 +22,8 @@ from orlopd.plugin.provider import RUNTIME, SNAPSHOTTER
 from orlopd.server import FolderLock, Server, tracing
 from orlopd.server.notify import notify
 from orlopd.services import all_services
+
+LOCK = "lock"
 
 _log = logging.getLogger("orlopd")
 
@@ -44,7 +47,7 @@ async def run(loaded: Loaded) -> None:
             with ExitStack() as locks:
                 for folder, mode in ((config.root, 0o700), (config.state, 0o711)):
                     make_folder(folder, mode)
-                    locks.callback(FolderLock.take(folder / "lock", f"the folder {folder}").release)
+                    locks.callback(FolderLock.take(folder / LOCK, f"the folder {folder}").release)
                 stack.push(locks.pop_all())
             server = Server(config, version())
             stack.callback(server.release)
@@ -55,6 +58,8 @@ async def run(loaded: Loaded) -> None:
             core = await stack.enter_async_context(Core.open(_settings(config, host), parts))
             services = [*all_services(core), *parts.services]
             await server.start([service.register for service in services])
+            gc.freeze()
+            gc.enable()
             _report(config, parts, time.monotonic() - begun)
             notify("READY=1", f"MAINPID={os.getpid()}")
             await stop.wait()
@@ -97,6 +102,9 @@ def _report(config: Config, parts: Parts, seconds: float) -> None:
 def make_folder(path: Path, mode: int) -> None:
     """Make a folder of the daemon's own, or check that it is one.
 
+    One that is open to more than ``mode`` is closed only if nobody else keeps anything in it: a slip
+    of the pen such as ``--root /tmp`` is not to lock everybody out of there.
+
     :raises StartError: it cannot be made, is no folder, or is somebody else's
     """
     try:
@@ -105,10 +113,16 @@ def make_folder(path: Path, mode: int) -> None:
         if not stat.S_ISDIR(found.st_mode):
             raise StartError(f"{path} is not a folder")
         if found.st_uid != os.geteuid():
-            raise StartError(
-                f"the folder {path} belongs to user {found.st_uid}, not to this one ({os.geteuid()})"
-            )
-        path.chmod(mode)
+            raise StartError(f"the folder {path} belongs to user {found.st_uid}, not to {os.geteuid()}")
+        present = stat.S_IMODE(found.st_mode)
+        if present & ~mode:
+            entries = {entry.name for entry in path.iterdir()} - {"lost+found"}
+            if entries and LOCK not in entries:
+                raise StartError(
+                    f"the folder {path} is open to others (mode {present:o}) and has files in it that are not"
+                    " an orlopd's; name another one"
+                )
+            path.chmod(mode)
     except OSError as error:
         raise StartError(f"cannot use the folder {path}: {(error.strerror or str(error)).lower()}") from None
 

@@ -282,15 +282,6 @@ def test_an_empty_folder_is_taken_and_closed(idle: Daemon) -> None:
         assert stat.S_IMODE(idle.root.stat().st_mode) == 0o700
 
 
-def test_a_second_signal_stops_at_once(fresh_daemon: Daemon) -> None:
-    os.kill(fresh_daemon.pid, signal.SIGSTOP)
-    os.kill(fresh_daemon.pid, signal.SIGTERM)
-    os.kill(fresh_daemon.pid, signal.SIGINT)
-    os.kill(fresh_daemon.pid, signal.SIGCONT)
-    assert fresh_daemon.stop() in (0, 1)
-    fresh_daemon.start()
-
-
 def test_spans_that_nobody_takes_do_not_hold_up_the_end() -> None:
     nobody = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "60000"}
     with Daemon(environment=nobody) as daemon:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import BIN, Daemon, refused
+from tests.support.daemon import BIN, Daemon, eventually, refused
 
 DROP_IN = """
 from orlopd.plugin import Config, Provider, hookimpl
@@ -46,6 +48,25 @@ def skip(context):
 def orlop_snapshotters():
     yield Provider("broken", fail)
     yield Provider("unsuited", lambda context: None, probe=skip)
+"""
+
+
+SLOW = """
+import anyio
+from orlopd.plugin import Provider, hookimpl
+
+
+class Slow:
+    def register(self, server):
+        return []
+
+    async def aclose(self):
+        await anyio.sleep_forever()
+
+
+@hookimpl
+def orlop_services():
+    yield Provider("slow", lambda _: Slow())
 """
 
 
@@ -119,6 +140,20 @@ def test_a_plugin_with_a_typo_in_its_section_stops_the_start(idle: Daemon) -> No
     )
     wrong = 'section [plugins.service.paint]: unknown key "color"; did you mean "colour"?'
     assert refused(idle) == (2, f"{idle.config}: line 4: {wrong}")
+
+
+def test_a_plugin_that_does_not_close_is_not_waited_for_long() -> None:
+    with Daemon("shutdown_timeout = 0.5\n", plugins={"slow.py": SLOW}) as daemon:
+        assert daemon.stop(5) == 0
+        assert "service.slow did not close within 0.5 seconds" in daemon.log
+
+
+def test_a_second_signal_ends_the_daemon_at_once() -> None:
+    with Daemon("shutdown_timeout = 30\n", plugins={"slow.py": SLOW}) as daemon:
+        os.kill(daemon.pid, signal.SIGTERM)
+        assert eventually(lambda: "info    orlopd: stopping" in daemon.log, bool, 5)
+        assert daemon.stop(5) == 1
+        daemon.start()
 
 
 def test_orlopd_plugins_lists_what_is_on_offer(tmp_path: Path) -> None:

@@ -64,9 +64,10 @@ class FolderLock:
             if self._descriptor != descriptor:
                 os.close(descriptor)
 
-    def release(self) -> None:
-        """Remove the file and let go of the lock."""
+    def release(self, *, remove: bool = False) -> None:
+        """Let go of the lock, and remove the file first if asked."""
         if self._descriptor >= 0:
-            self._path.unlink(missing_ok=True)
+            if remove:
+                self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1

@@ -72,7 +72,7 @@ class SocketPath:
         try:
             _remove_stale(path)
         except BaseException:
-            lock.release()
+            lock.release(remove=True)
             raise
         return cls(path, mode, group, lock)
 
@@ -92,7 +92,7 @@ class SocketPath:
     def release(self) -> None:
         """Remove the socket and let go of its path."""
         self.path.unlink(missing_ok=True)
-        self._lock.release()
+        self._lock.release(remove=True)
 
 
 def _remove_stale(path: Path) -> None:

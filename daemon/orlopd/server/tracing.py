@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -92,7 +93,7 @@ def _configure(names: Sequence[str]) -> None:
 
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").partition("/")[0]
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "orlopd")})
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for name in names:
         wanted = f"otlp_proto_{protocol}" if name.strip() == "otlp" else name.strip()
         found = list(entry_points(group="opentelemetry_traces_exporter", name=wanted))
@@ -102,9 +103,12 @@ def _configure(names: Sequence[str]) -> None:
     trace.set_tracer_provider(provider)
 
 
-def flush() -> None:
-    """Send what spans are left; before the process ends."""
+def flush(seconds: float = 3) -> None:
+    """Send what spans are left, before the process ends; blocks ``seconds`` at most."""
     provider: Any = trace.get_tracer_provider()
     shutdown = getattr(provider, "shutdown", None)
     if shutdown is not None:
-        shutdown()
+        # The SDK tries for much longer to reach a collector that is not there.
+        sender = threading.Thread(target=shutdown, daemon=True)
+        sender.start()
+        sender.join(seconds)

@@ -37,11 +37,6 @@ def all_services(core: Core) -> Sequence[Service]:
     services: list[Service] = []
     for entry in SERVICES:
         module, _, name = entry.partition(":")
-        try:
-            service: Any = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-        except ModuleNotFoundError as error:
-            if not (error.name or "").startswith("orlopd."):
-                raise
-            continue
+        service: Any = getattr(importlib.import_module(f"{__name__}.{module}"), name)
         services.append(service(core))
     return services
