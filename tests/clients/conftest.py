@@ -15,12 +15,14 @@ import termios
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 ORLOP = Path(sys.executable).parent / "orlop"
+ROOT = Path(__file__).parents[2]
 SECONDS = 15.0
 
 
@@ -52,7 +54,9 @@ class World:
         return self._records / f"{self.namespace}.tar"
 
     def start(self, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([ORLOP, *arguments], env=self.environment, **streams)
+        return cast(
+            "subprocess.Popen[bytes]", subprocess.Popen([ORLOP, *arguments], env=self.environment, **streams)
+        )
 
     def run(self, *arguments: str, input: bytes = b"", **settings: Any) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -150,19 +154,27 @@ class Screen:
         os.close(self.slave)
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    folder = tmp_path_factory.mktemp("engine")
-    records = folder / "records"
-    records.mkdir()
-    script = Path(__file__).with_name("engine.py")
+@contextmanager
+def engine_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A pretended engine with its socket and its records in a folder."""
     with subprocess.Popen(
-        [sys.executable, script, folder / "s", records], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.clients.engine", folder / "s", folder / "records"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
-        yield f"unix://{folder / 's'}", records
+        yield process, f"unix://{folder / 's'}"
         process.terminate()
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "records").mkdir()
+    with engine_process(folder) as (_, address):
+        yield address, folder / "records"
 
 
 @pytest.fixture

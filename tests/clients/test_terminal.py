@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,7 +107,9 @@ def test_terminal_without_input_is_no_raw_one(screen: Any) -> None:
     shown = screen("run", "-t", "any", "stubborn")
     shown.expect(b"ready")
     assert not shown.raw
-    shown.type(b"\x03\x03")
+    shown.type(b"\x03")
+    shown.expect(b"was asked")
+    shown.type(b"\x03")
     assert shown.wait() == 137
 
 
@@ -130,7 +133,7 @@ def test_second_ctrl_c_kills(screen: Any, world: Any) -> None:
 
 
 def test_signals_do_not_wait_behind_input_that_nobody_reads(world: Any) -> None:
-    with open("/dev/zero", "rb") as endless:
+    with Path("/dev/zero").open("rb") as endless:
         process = world.start("run", "-i", "any", "stubborn", stdin=endless, stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"ready\n"
         time.sleep(0.3)

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from orlop._address import diagnose, grpc_target
-from orlop.errors import CannotConnect, OrlopError, from_rpc
+from orlop.errors import DETAILS, CannotConnect, OrlopError, from_rpc
 
 MESSAGE_BYTES = 16 << 20
 CHUNK_BYTES = 1 << 20
@@ -46,14 +46,13 @@ class Connection:
 
     def error(self, error: grpc.aio.AioRpcError) -> OrlopError:
         """The error of a call; when the daemon itself cannot be reached it says so, and why."""
-        if error.code() == grpc.StatusCode.UNAVAILABLE:
-            if reason := diagnose(self.address):
-                return reason
-            details = error.details() or ""
-            if details in ("Socket closed", "Connection reset by peer") or "GOAWAY" in details:
-                return CannotConnect(
-                    f"the connection to orlopd at {self.address} was lost", reason="CONNECTION_LOST"
-                )
+        # What the daemon says carries details; what gRPC says of the connection does not.
+        said = any(key == DETAILS for key, _ in error.trailing_metadata() or ())
+        if error.code() == grpc.StatusCode.UNAVAILABLE and not said:
+            lost = (
+                f"the connection to orlopd at {self.address} was lost: {error.details() or 'no reason given'}"
+            )
+            return diagnose(self.address) or CannotConnect(lost, reason="CONNECTION_LOST")
         return from_rpc(error)
 
     async def unary(self, method: Any, request: Any, *, timeout: float | None = 0) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from datetime import datetime
 
 from orlop import _convert, values
@@ -202,7 +202,7 @@ class Containers:
         tail: int | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-    ) -> AsyncIterator[values.LogLine]:
+    ) -> AsyncGenerator[values.LogLine, None]:
         """What a container has written; with ``follow`` on until it ends. ``tail`` is a number of lines."""
         request = containers_pb2.LogsRequest(
             container=container,
@@ -216,7 +216,7 @@ class Containers:
 
     async def stats(
         self, container: str, *, once: bool = False, interval: float | None = None
-    ) -> AsyncIterator[values.Stats]:
+    ) -> AsyncGenerator[values.Stats, None]:
         """What a container uses, every ``interval`` seconds (1 when None) until it ends."""
         request = containers_pb2.StatsRequest(
             container=container, once=once, interval=_convert.duration(interval)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 
 from orlop import _convert, values
 from orlop._connection import WORK_SECONDS, Connection
@@ -25,7 +25,7 @@ class Images:
         credentials: values.Credentials | None = None,
         plain_http: bool = False,
         unpack: bool = True,
-    ) -> AsyncIterator[values.PullProgress]:
+    ) -> AsyncGenerator[values.PullProgress, None]:
         """Fetch an image and unpack it: yields what it resolved to, progress as it happens, and the image
         last.
 
@@ -67,7 +67,7 @@ class Images:
 
     async def export(
         self, names: Sequence[str], *, platform: values.Platform | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Write images as one OCI layout tar, of one platform or of all that are here; yields its bytes."""
         request = images_pb2.ExportRequest(names=names, platform=_convert.platform_message(platform))
         async for response in self._connection.stream(self._stub.Export, request):

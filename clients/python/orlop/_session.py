@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -140,7 +140,7 @@ class Session:
             case _:
                 pass
 
-    async def events(self) -> AsyncIterator[values.SessionEvent]:
+    async def events(self) -> AsyncGenerator[values.SessionEvent, None]:
         """Everything that happens, in order, until the stream ends.
 
         :raises OrlopError: what was asked could not be done, or the connection was lost
@@ -148,7 +148,7 @@ class Session:
         while (event := await self.next_event()) is not None:
             yield event
 
-    async def __aiter__(self) -> AsyncIterator[values.Output]:
+    async def __aiter__(self) -> AsyncGenerator[values.Output, None]:
         async for event in self.events():
             if isinstance(event, values.Output):
                 yield event

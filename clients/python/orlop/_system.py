@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from orlop import _convert, values
 from orlop._connection import WORK_SECONDS, Connection
@@ -37,7 +37,7 @@ class System:
         request = system_pb2.PruneRequest(containers=containers, images=images)
         return _convert.pruned(await self._connection.unary(self._stub.Prune, request, timeout=WORK_SECONDS))
 
-    async def events(self, filters: Iterable[str] = ()) -> AsyncIterator[values.Event]:
+    async def events(self, filters: Iterable[str] = ()) -> AsyncGenerator[values.Event, None]:
         """What happens from now on, all of it or what any containerd filter matches; without an end."""
         request = system_pb2.EventsRequest(filters=filters)
         async for response in self._connection.stream(self._stub.Events, request):

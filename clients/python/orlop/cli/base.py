@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -74,12 +73,16 @@ def with_client(
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        import asyncio
+
         return asyncio.run(_with_client(lambda client: function(client, *args, **kwargs)))
 
     return call
 
 
 async def _with_client(work: Callable[[Client], Awaitable[T]]) -> T:
+    import asyncio
+
     from orlop.client import connect
 
     settings = click.get_current_context().find_object(Settings) or Settings(None, None)
@@ -167,7 +170,7 @@ def report(error: BaseException, failure_code: int) -> int:
     return code
 
 
-async def each(names: tuple[str, ...], action: Callable[[str], Awaitable[str | None]]) -> int:
+async def each(names: tuple[str, ...], action: Callable[[str], Awaitable[str | Sequence[str]]]) -> int:
     """Do something to each name and print what comes back; one that fails does not keep others from it."""
     from orlop.errors import CannotConnect, OrlopError
 
@@ -180,8 +183,8 @@ async def each(names: tuple[str, ...], action: Callable[[str], Awaitable[str | N
         except OrlopError as error:
             code = report(error, FAILED)
         else:
-            if answer is not None:
-                click.echo(printable(answer))
+            for line in [answer] if isinstance(answer, str) else answer:
+                click.echo(printable(line))
     return code
 
 

@@ -38,8 +38,8 @@ def span(seconds: float) -> str:
     if seconds >= 120:
         return f"{seconds // 60} minutes"
     if seconds >= 60:
-        return "a minute"
-    return "a second" if seconds == 1 else f"{seconds} seconds"
+        return "1 minute"
+    return "1 second" if seconds == 1 else f"{seconds} seconds"
 
 
 def since(at: datetime | None) -> str:

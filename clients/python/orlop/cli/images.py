@@ -92,9 +92,9 @@ def row(image: Image, whole: bool) -> tuple[str, ...]:
 async def rmi(client: Client, *, force: bool, names: tuple[str, ...]) -> int:
     """Remove images' names, and what nothing else needs."""
 
-    async def one(name: str) -> str:
+    async def one(name: str) -> list[str]:
         removed = await client.images.remove(name, force=force)
-        return "\n".join([f"untagged {removed.name}", *(f"deleted {digest}" for digest in removed.deleted)])
+        return [f"untagged {removed.name}", *(f"deleted {digest}" for digest in removed.deleted)]
 
     return await each(names, one)
 

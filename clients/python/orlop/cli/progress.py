@@ -38,10 +38,13 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        return None
+        self.close()
+
+    def close(self) -> None:
+        """Stop showing; what was shown stays unless it is transient."""
 
     def step(self, event: Any) -> None:
-        return None
+        """Take in what happened."""
 
 
 def display(*, quiet: bool = False, transient: bool = False) -> Display:
@@ -87,9 +90,7 @@ class Live(Display):
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,6 +43,8 @@ async def run(client: Client, *, detach: bool, detach_keys: str, **options: Any)
     127 that there is none of this name. Without -t, ctrl-C asks the container to end, and kills it when
     pressed again.
     """
+    from asyncio import CancelledError
+
     from orlop.cli.interact import Interaction, MainProcess, streams
     from orlop.cli.progress import display
 
@@ -58,14 +59,14 @@ async def run(client: Client, *, detach: bool, detach_keys: str, **options: Any)
         async with session:
             try:
                 await started(session, shown)
-            except asyncio.CancelledError:
+            except CancelledError:
                 await abandon(client, made or session.id)
                 raise
             except Exception:
                 if made:
                     await abandon(client, made)
                 raise
-            shown.__exit__(None, None, None)
+            shown.close()
             identity = made or session.id
             if detach:
                 click.echo(identity)
@@ -148,12 +149,14 @@ async def ensure_image(client: Client, asked: Wish, shown: Display) -> None:
 
 async def abandon(client: Client, container: str) -> None:
     """Remove a container that never ran, as far as that goes."""
+    from asyncio import timeout
+
     from orlop.errors import OrlopError
 
     if not container:
         return
     try:
-        async with asyncio.timeout(CLEAN_UP_SECONDS):
+        async with timeout(CLEAN_UP_SECONDS):
             await client.containers.remove(container, force=True)
     except (OrlopError, TimeoutError):
         pass  # the error that led here is the one to tell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,8 @@ async def stats(
     client: Client, *, no_stream: bool, interval: float, output: str, names: tuple[str, ...]
 ) -> None:
     """Show what running containers use; all of them without names. It ends when they have ended."""
+    import asyncio
+
     from orlop.values import ContainerState
 
     if names:
