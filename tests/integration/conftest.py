@@ -6,9 +6,25 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.support.daemon import daemon, fresh_daemon, idle, logs
+from tests.support.daemon import Daemon, daemon, fresh_daemon, idle, logs
+from tests.support.images import save_archive
 
 __all__ = ["daemon", "fresh_daemon", "idle"]
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An archive of one image with busybox, ``docker.io/library/probe:latest``."""
+    path = tmp_path_factory.mktemp("archive") / "probe.tar"
+    return str(save_archive(path, "docker.io/library/probe:latest"))
+
+
+@pytest.fixture
+def image(daemon: Daemon, archive: str) -> str:
+    """The image of ``archive`` in the shared daemon, by its familiar name."""
+    if "probe" not in daemon.must(daemon.orlop("images")):
+        daemon.must(daemon.orlop("import", archive))
+    return "probe"
 
 
 @pytest.hookimpl(wrapper=True)

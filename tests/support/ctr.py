@@ -40,12 +40,13 @@ def masked(text: str, *more: tuple[str, str]) -> str:
     """``text`` without what may differ; runs of blanks become one, for columns are as wide as their cells."""
     for pattern, to in (*more, *_MASKS):
         text = re.sub(pattern, to, text)
-    text = re.sub(r"[^\s,=]+=[^\s,]+(?:,[^\s,=]+=[^\s,]+)+", _labels_in_order, text)
+    text = re.sub(r"\S+", _labels_in_order, text)
     return re.sub(r"[ \t]+", " ", text).strip()
 
 
 def _labels_in_order(found: re.Match[str]) -> str:
-    return ",".join(sorted(found[0].split(",")))
+    cells = found[0].split(",")
+    return ",".join(sorted(cells)) if all("=" in cell for cell in cells) else found[0]
 
 
 @dataclass(frozen=True)
