@@ -178,13 +178,14 @@ async def runtime(bench: Bench) -> AsyncIterator[OciRuntime]:
 
 async def read_all(attachment: Attachment) -> tuple[bytes, bytes, Exit | None]:
     """All output up to the end, by stream, and the end."""
-    out: dict[int, bytes] = {1: b"", 2: b""}
+    out = {1: bytearray(), 2: bytearray()}
+    end = None
     async for item in attachment.output():
         if isinstance(item, Output):
             out[item.fd] += item.data
         elif isinstance(item, Exit):
-            return out[1], out[2], item
-    return out[1], out[2], None
+            end = item
+    return bytes(out[1]), bytes(out[2]), end
 
 
 async def run(runtime: OciRuntime, spec: TaskSpec) -> tuple[bytes, bytes, int]:

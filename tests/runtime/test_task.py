@@ -2,12 +2,363 @@
 
 from __future__ import annotations
 
-from tests.runtime.conftest import Bench, process_of, read_all, run, wait_for
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
 
+import anyio
+import pytest
+from tests.runtime.conftest import Bench, events_of, process_of, read_all, run, topics, wait_for
+
+from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.runtime import OciRuntime
-from orlopd.plugin.runtime import ExecSpec, Resize, Stdin, Stdio, TaskState
+from orlop_protos.containerd.runc.v1 import oci_pb2
+from orlop_protos.io.containerd.cgroups.v1 import cgroup1_pb2
+from orlopd.plugin.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from orlopd.plugin.runtime import Detach, Detached, ExecSpec, Output, Resize, Stdin, Stdio, TaskState
+from orlopd.plugin.values import Mount, TypedBytes
+
+HELD = Stdio(attach=True, hold_stdin=True)
+TERMINAL = Stdio(attach=True, hold_stdin=True, terminal=True)
 
 
 async def test_output_and_exit_code_come_through_pipes(bench: Bench, runtime: OciRuntime) -> None:
     spec = bench.spec("a", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert await run(runtime, spec) == (b"out\n", b"err\n", 7)
+
+
+async def test_stdin_ends_where_its_client_ends_it(bench: Bench, runtime: OciRuntime) -> None:
+    task = await runtime.create(bench.spec("a", "cat", stdio=HELD))
+    async with task.attach(stdin=True) as attachment:
+        await task.start()
+        await attachment.send(Stdin(b"one\n"))
+        assert await wait_for(attachment, b"one\n") == b"one\n"
+        await attachment.send(Stdin(b"two\n", end=True))
+        with pytest.raises(FailedPrecondition):
+            await attachment.send(Stdin(b"three\n"))
+        out, err, end = await read_all(attachment)
+    assert (out, err, end.code if end else None) == (b"two\n", b"", 0)
+    await task.delete()
+
+
+async def test_a_large_stream_goes_in_and_comes_back_whole(bench: Bench, runtime: OciRuntime) -> None:
+    blob = os.urandom(8 << 20)
+    task = await runtime.create(bench.spec("a", "cat", stdio=HELD))
+    async with task.attach(stdin=True) as attachment, anyio.create_task_group() as group:
+        await task.start()
+        group.start_soon(attachment.send, Stdin(blob, end=True))
+        out, _, end = await read_all(attachment)
+    assert end is not None
+    assert out == blob
+    await task.delete()
+
+
+async def test_input_that_nobody_wants_does_no_harm(bench: Bench, runtime: OciRuntime) -> None:
+    task = await runtime.create(bench.spec("a", "sh", "-c", "exec <&-; sleep .1; exit 3", stdio=HELD))
+    async with task.attach(stdin=True) as attachment:
+        await task.start()
+        await attachment.send(Stdin(b"x" * (1 << 20)))
+        _, _, end = await read_all(attachment)
+    assert end is not None
+    assert end.code == 3
+    await task.delete()
+
+
+async def test_a_terminal_has_a_size_a_line_editor_and_an_interrupt(
+    bench: Bench, runtime: OciRuntime
+) -> None:
+    task = await runtime.create(bench.spec("a", "sh", stdio=TERMINAL))
+    async with task.attach(stdin=True) as attachment:
+        assert attachment.terminal
+        await attachment.send(Resize(123, 45))
+        await task.start()
+        await attachment.send(Stdin(b"stty size\n"))
+        await wait_for(attachment, b"45 123\r\n")
+        await task.resize(80, 24)
+        await attachment.send(Stdin(b"stty size; sleep 100\n"))
+        await wait_for(attachment, b"24 80\r\n")
+        await attachment.send(Stdin(b"\x03"))
+        await attachment.send(Stdin(b"echo $?; exit 5\n"))
+        out, _, end = await read_all(attachment)
+    assert b"130\r\n" in out
+    assert end is not None
+    assert end.code == 5
+    await task.delete()
+
+
+async def test_the_end_of_input_ends_a_terminals_shell(bench: Bench, runtime: OciRuntime) -> None:
+    task = await runtime.create(bench.spec("a", "sh", stdio=TERMINAL))
+    async with task.attach(stdin=True) as attachment:
+        await task.start()
+        await attachment.send(Stdin(b"echo hi $((1+2))\n", end=True))
+        out, _, end = await read_all(attachment)
+    assert b"hi 3\r\n" in out
+    assert end is not None
+    assert end.code == 0
+    await task.delete()
+
+
+async def test_detach_leaves_the_process_and_a_late_client_gets_what_was_said(
+    bench: Bench, runtime: OciRuntime
+) -> None:
+    task = await runtime.create(bench.spec("a", "sh", stdio=HELD))
+    async with task.attach(stdin=True) as first:
+        await task.start()
+        await first.send(Stdin(b"echo early\n"))
+        await wait_for(first, b"early\n")
+        await first.send(Detach())
+        assert [type(item) async for item in first.output()] == [Detached]
+    assert (await task.status()).state is TaskState.RUNNING
+    async with task.attach(stdin=True, scrollback=True) as second, task.attach() as third:
+        await wait_for(second, b"early\n")
+        await second.send(Stdin(b"echo both; exit 4\n"))
+        results = [await read_all(second), await read_all(third)]
+    assert [(out, end.code if end else None) for out, _, end in results] == [(b"both\n", 4)] * 2
+    async with task.attach(scrollback=True) as late:
+        out, _, end = await read_all(late)
+    assert out == b"early\nboth\n"
+    assert end is not None
+    await task.delete()
+
+
+async def test_states_and_events_follow_containerd(bench: Bench, runtime: OciRuntime) -> None:
+    task = await runtime.create(bench.spec("a", "sleep", "100"))
+    status = await task.status()
+    assert (status.state, status.exit) == (TaskState.CREATED, None)
+    assert status.pid == await task.start()
+    await task.exec(ExecSpec("e", process_of("sh", "-c", "exit 9")))
+    with pytest.raises(AlreadyExists):
+        await task.exec(ExecSpec("e", process_of("true")))
+    exec_pid = await task.start("e")
+    assert (await task.wait("e")).code == 9
+    assert (await task.status("e")).state is TaskState.STOPPED
+    await task.delete("e")
+    with pytest.raises(NotFound):
+        await task.status("e")
+    await task.pause()
+    assert (await task.status()).state is TaskState.PAUSED
+    with pytest.raises(FailedPrecondition):
+        await task.pause()
+    await task.resume()
+    with pytest.raises(FailedPrecondition, match="cannot delete a running process"):
+        await task.delete()
+    await task.kill(signal.SIGKILL)
+    end = await task.wait()
+    assert end.code == 137
+    with pytest.raises(NotFound, match="process already finished"):
+        await task.kill(signal.SIGTERM)
+    assert await task.delete() == end
+    events = await events_of(task)
+    assert topics(events) == [
+        *("create", "start", "exec-added", "exec-started", "exit", "paused", "resumed", "exit", "delete")
+    ]
+    assert [event.sequence for event in events] == list(range(1, 10))
+    assert events[4].fields | {"exited_at": None} == {
+        **{"container_id": "a", "id": "e", "pid": exec_pid, "exit_status": 9, "exited_at": None}
+    }
+    with pytest.raises(NotFound):
+        await task.status()
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipes", "terminal"])
+async def test_exec_runs_beside_the_main_process(bench: Bench, runtime: OciRuntime, terminal: bool) -> None:
+    task = await runtime.create(bench.spec("a", "sleep", "100"))
+    await task.start()
+    await task.exec(ExecSpec("e", process_of("sh"), Stdio(attach=True, hold_stdin=True, terminal=terminal)))
+    async with task.attach("e", stdin=True) as attachment:
+        await attachment.send(Resize(99, 33))
+        await task.start("e")
+        assert {entry.exec_id for entry in await task.pids()} == {"", "e"}
+        await attachment.send(Stdin(b"echo $$; stty size; exit 6\n", end=not terminal))
+        out, _, end = await read_all(attachment)
+    assert end is not None
+    assert end.code == 6
+    assert (b"33 99\r\n" in out) == terminal
+    await task.delete("e")
+    await task.kill(9)
+    await task.wait()
+    await task.delete()
+
+
+@pytest.mark.parametrize("binary", ["runc"])
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("nosuch", "COMMAND_NOT_FOUND"),
+        ("/bin/nosuch", "COMMAND_NOT_FOUND"),
+        ("/etc/passwd", "COMMAND_NOT_EXECUTABLE"),
+        ("/etc", "COMMAND_NOT_EXECUTABLE"),
+    ],
+)
+async def test_a_program_that_cannot_run_is_told_from_other_failures(
+    bench: Bench, runtime: OciRuntime, program: str, reason: str, binary: str
+) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        task = await runtime.create(bench.spec("a", program))
+        await task.start()
+    assert caught.value.reason == reason
+    task = await runtime.create(bench.spec("b", "sleep", "100"))
+    await task.start()
+    await task.exec(ExecSpec("e", process_of(program)))
+    with pytest.raises(FailedPrecondition) as caught:
+        await task.start("e")
+    assert caught.value.reason == reason
+    assert (await task.wait("e")).code == (127 if reason == "COMMAND_NOT_FOUND" else 126)
+    await task.delete("e")
+    await task.kill(9)
+    await task.wait()
+    await task.delete()
+
+
+async def test_a_failed_create_leaves_nothing(bench: Bench, runtime: OciRuntime, tmp_path: Path) -> None:
+    spec = bench.spec("a", "true", cwd="relative")
+    with pytest.raises(FailedPrecondition, match="OCI runtime create failed"):
+        await runtime.create(spec)
+    assert not bench.folder("a").exists()
+    missing = oci_pb2.Options(binary_name="no-such-runtime")
+    options = TypedBytes("containerd.runc.v1.Options", missing.SerializeToString())
+    with pytest.raises(NotFound, match="no-such-runtime") as caught:
+        await runtime.create(type(spec)("test", "a", spec.spec, options=options))
+    assert "install it" in caught.value.hint
+    for id in ("", "../x", "a/b", "-a", "x" * 77):
+        with pytest.raises(InvalidArgument):
+            await runtime.create(type(spec)("test", id, spec.spec))
+    with pytest.raises(InvalidArgument):
+        await runtime.create(type(spec)("test", "a", b"[]"))
+    assert await run(runtime, bench.spec("a", "true")) == (b"", b"", 0)
+
+
+async def test_the_rootfs_is_mounted_for_the_task_and_unmounted_after(
+    bench: Bench, runtime: OciRuntime, rootfs: Path
+) -> None:
+    spec = bench.spec("a", "ls", "/bin/busybox")
+    config = json.loads(spec.spec) | {"root": {"path": "rootfs", "readonly": True}}
+    mounts = (Mount("bind", str(rootfs), ("rbind", "ro")),)
+    given = type(spec)("test", "a", json.dumps(config).encode(), rootfs=mounts, stdio=spec.stdio)
+    assert await run(runtime, given) == (b"/bin/busybox\n", b"", 0)
+
+
+async def test_output_before_the_end_is_never_lost_to_a_grandchild(bench: Bench, runtime: OciRuntime) -> None:
+    task = await runtime.create(bench.spec("a", "sleep", "100"))
+    await task.start()
+    await task.exec(ExecSpec("e", process_of("sh", "-c", "seq 5000; sleep 60 & exit 2"), Stdio(attach=True)))
+    with anyio.fail_after(5):
+        async with task.attach("e") as attachment:
+            await task.start("e")
+            out, _, end = await read_all(attachment)
+    assert out.splitlines()[-1] == b"5000"
+    assert end is not None
+    assert end.code == 2
+    await task.kill(9)
+    await task.wait()
+    await task.delete()
+
+
+async def test_the_log_has_every_byte_in_cri_format(
+    bench: Bench, runtime: OciRuntime, tmp_path: Path
+) -> None:
+    log = tmp_path / "deep/output.log"
+    script = (
+        "echo one; echo two >&2; printf tail; yes 123456789 | head -c 40000 | tr -d '\\n'; echo; printf end"
+    )
+    out, err, code = await run(
+        runtime, bench.spec("a", "sh", "-c", script, stdio=Stdio(attach=True, log=str(log)))
+    )
+    assert code == 0
+    seen = {b"stdout": b"", b"stderr": b""}
+    for line in log.read_bytes().splitlines():
+        stamp, stream, tag, text = line.split(b" ", 3)
+        assert stamp.endswith(b"Z")
+        assert len(stamp) == len("2006-01-02T15:04:05.999999999Z")
+        assert len(text) <= 16384
+        seen[stream] += text + (b"\n" if tag == b"F" else b"")
+    assert seen == {b"stdout": out, b"stderr": err}
+
+
+async def test_a_client_that_does_not_read_is_cut_off_and_the_container_goes_on(bench: Bench) -> None:
+    bench.config = OciConfig(client_stall=0.5)
+    async with bench.open() as runtime:
+        task = await runtime.create(bench.spec("a", "sh", "-c", "yes | head -c 20000000; exit 8"))
+        async with task.attach() as idle:
+            async with task.attach() as reader:
+                await task.start()
+                with anyio.fail_after(10):
+                    out, _, end = await read_all(reader)
+            assert len(out) == 20000000
+            assert end is not None
+            assert end.code == 8
+            with pytest.raises(ResourceExhausted, match="did not read"):
+                async for item in idle.output():
+                    assert isinstance(item, Output)
+        await task.delete()
+
+
+async def test_metrics_and_limits(bench: Bench, runtime: OciRuntime) -> None:
+    task = await runtime.create(bench.spec("a", "sleep", "100"))
+    await task.start()
+    stats = await task.stats()
+    assert stats.type_url == "io.containerd.cgroups.v1.Metrics"
+    metrics = cgroup1_pb2.Metrics.FromString(stats.value)
+    assert metrics.pids.current == 1
+    assert metrics.memory.usage.usage > 0
+    await task.update(json.dumps({"memory": {"limit": 64 << 20}, "pids": {"limit": 7}}).encode(), {})
+    metrics = cgroup1_pb2.Metrics.FromString((await task.stats()).value)
+    assert (metrics.memory.usage.limit, metrics.pids.limit) == (64 << 20, 7)
+    await task.kill(9)
+    await task.wait()
+    with pytest.raises(NotFound):
+        await task.stats()
+    await task.delete()
+
+
+async def test_an_out_of_memory_kill_is_told(bench: Bench, runtime: OciRuntime) -> None:
+    spec = bench.spec("a", "sh", "-c", "x=$(yes | head -c 200000000)")
+    config = json.loads(spec.spec)
+    config["linux"]["resources"]["memory"] = {"limit": 16 << 20, "swap": 16 << 20}
+    task = await runtime.create(type(spec)("test", "a", json.dumps(config).encode(), stdio=spec.stdio))
+    await task.start()
+    end = await task.wait()
+    assert (end.code, end.reason) == (137, "killed by the kernel: out of memory")
+    await task.delete()
+    assert topics(await events_of(task))[-3:] == ["oom", "exit", "delete"]
+
+
+async def test_deleting_a_created_task_kills_it(bench: Bench, runtime: OciRuntime) -> None:
+    task = await runtime.create(bench.spec("a", "sleep", "100"))
+    assert (await task.delete()).code == 137
+    assert topics(await events_of(task)) == ["create", "exit", "delete"]
+
+
+async def test_containers_without_a_pid_namespace_leave_no_process(bench: Bench, runtime: OciRuntime) -> None:
+    spec = bench.spec("a", "sh", "-c", "sleep 1234 & sleep 1235 & exit 1")
+    config = json.loads(spec.spec)
+    config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != "pid"]
+    config["mounts"][0] = {"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]}
+    out, err, code = await run(
+        runtime, type(spec)("test", "a", json.dumps(config).encode(), stdio=spec.stdio)
+    )
+    assert (out, err, code) == (b"", b"", 1)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (entry / "cmdline").exists():
+            assert b"sleep\x00123" not in (entry / "cmdline").read_bytes()
+
+
+async def test_a_bundle_is_run_as_it_is(
+    bench: Bench, runtime: OciRuntime, rootfs: Path, tmp_path: Path
+) -> None:
+    spec = json.loads(bench.spec("a", "echo", "bundled").spec) | {"root": {"path": "root", "readonly": True}}
+    shutil.copytree(rootfs, tmp_path / "root", symlinks=True)
+    (tmp_path / "config.json").write_text(json.dumps(spec))
+    before = (tmp_path / "config.json").read_bytes()
+    given = type(bench.spec("a"))("test", "a", b"", stdio=Stdio(attach=True), bundle=str(tmp_path))
+    assert await run(runtime, given) == (b"bundled\n", b"", 0)
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "root"]

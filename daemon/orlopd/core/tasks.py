@@ -29,13 +29,14 @@ log = logging.getLogger("orlopd.tasks")
 
 _Key = tuple[str, str]
 _LAST_EVENTS = 5.0
+_NO_STDIO = Stdio()
 
 
 class Tasks:
     """The tasks of all runtimes by namespace and container id; an async context manager.
 
-    Every event of every task is published on the bus, once and in order. How far that went is kept in a file for
-    each task, so that a daemon that comes back goes on where the last one was.
+    Every event of every task is published on the bus, once and in order. How far that went is kept in a file
+    for each task, so that a daemon that comes back goes on where the last one was.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Tasks:
         container_id: str,
         *,
         rootfs: Sequence[Mount] = (),
-        stdio: Stdio = Stdio(),
+        stdio: Stdio = _NO_STDIO,
         options: TypedBytes | None = None,
         checkpoint: str = "",
         bundle: str = "",

@@ -23,6 +23,9 @@ class OciConfig(Config):
     command_deadline: float = Field(
         default=150.0, gt=0, description="Seconds that a shim may take for one command of the OCI runtime."
     )
+    client_stall: float = Field(
+        default=10.0, gt=0, description="Seconds that an attached client may keep a container waiting unread."
+    )
     fork_server: bool = Field(
         default=True,
         description="Fork shims from a process that has its imports done; else start interpreters.",

@@ -114,7 +114,14 @@ class OciRuntime:
         await self._launcher.aclose()
 
     async def _launch(self, folder: Folder, record: Record) -> ShimTask:
-        order = Order(record.namespace, record.id, str(folder.path), record.address, str(record.root))
+        order = Order(
+            namespace=record.namespace,
+            id=record.id,
+            bundle=str(folder.path),
+            address=record.address,
+            root=record.root,
+            stall=self._config.client_stall,
+        )
         await self._launcher.launch(order)
         shim = await anyio.to_thread.run_sync(ShimProcess.find, folder.path)
         if shim is None:

@@ -14,7 +14,7 @@ from orlop_protos.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from orlop_protos.containerd.types import metrics_pb2
 from orlop_protos.containerd.v1.types import task_pb2
 from orlopd.core.core import Core
-from orlopd.core.filters import parse
+from orlopd.core.filters import Adaptor, parse
 from orlopd.plugin.errors import InvalidArgument, NotFound, OrlopError, Unimplemented
 from orlopd.plugin.runtime import ExecSpec, Exit, ProcessStatus, Stdio, Task, TaskState
 from orlopd.plugin.values import now
@@ -154,8 +154,7 @@ class TasksService(tasks_pb2_grpc.TasksServicer):
         wanted = parse(list(request.filters))
         response = tasks_pb2.MetricsResponse()
         for task in await self._tasks.list(scope_of(context)):
-            facts = {("id",): task.id, ("namespace",): task.namespace}
-            if not wanted.match(facts.get):
+            if not wanted.match(_adapt(task)):
                 continue
             at = now()
             try:
@@ -181,6 +180,11 @@ class TasksService(tasks_pb2_grpc.TasksServicer):
         except NotFound:
             await self._containers.get(scope, request.container_id)
             raise
+
+
+def _adapt(task: Task) -> Adaptor:
+    facts = {"id": task.id, "namespace": task.namespace}
+    return lambda path: facts.get(path[0]) if len(path) == 1 else None
 
 
 def _stdio(request: Any) -> Stdio:

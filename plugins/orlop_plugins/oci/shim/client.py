@@ -13,8 +13,6 @@ from .reaper import Ended
 
 SCROLLBACK = 64 << 10
 QUEUE = 1 << 20
-STALL = 10.0
-"""Seconds that a client may keep a container waiting without reading anything."""
 
 
 class Owner(Protocol):
@@ -52,11 +50,13 @@ Item = Data | End | Left
 class Client:
     """What one attached client is still to be told."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, stall: float) -> None:
+        """:param stall: seconds that it may keep the container waiting without reading anything"""
         self._owner = owner
+        self._patience = stall
         self._items: deque[Item | OrlopError] = deque()
         self._size = 0
-        self._taken = 0
+        self._moved = 0.0
         self._news = asyncio.Event()
         self._closed = False
         self._stall: asyncio.TimerHandle | None = None
@@ -98,7 +98,7 @@ class Client:
         item = self._items.popleft()
         if isinstance(item, OrlopError):
             raise item
-        self._taken += 1
+        self._moved = asyncio.get_running_loop().time()
         if isinstance(item, Data):
             was_full = self.full
             self._size -= len(item.data)
@@ -124,22 +124,22 @@ class Client:
         self._closed = True
         self._cancel_watch()
 
-    def _watch(self) -> None:
-        taken = self._taken
-        self._stall = asyncio.get_running_loop().call_later(STALL, self._check, taken)
+    def _watch(self, since: float = 0.0) -> None:
+        loop = asyncio.get_running_loop()
+        self._stall = loop.call_at((since or loop.time()) + self._patience, self._check)
 
-    def _check(self, taken: int) -> None:
+    def _check(self) -> None:
         self._stall = None
         if not self.full or self._closed:
             return
-        if taken != self._taken:
-            self._watch()
+        if self._moved + self._patience > asyncio.get_running_loop().time():
+            self._watch(self._moved)
             return
         self._items.clear()
         self._size = 0
         self.fail(
             ResourceExhausted(
-                f"cut off: the client did not read output for {STALL:g} s",
+                f"cut off: the client did not read output for {self._patience:g} s",
                 reason="CLIENT_TOO_SLOW",
                 hint="attach again; the container and its log go on",
             )

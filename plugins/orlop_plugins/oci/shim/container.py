@@ -58,6 +58,7 @@ class Container:
         root: Path,
         reaper: Reaper,
         journal: Journal,
+        stall: float,
     ) -> None:
         self.id = id
         self.folder = bundle
@@ -70,10 +71,11 @@ class Container:
             bundle,
             systemd_cgroup=options.systemd_cgroup,
         )
-        self.main = Process("", stdio)
+        self.main = Process("", stdio, stall)
         self.execs: dict[str, Exec] = {}
         self.cgroup: Cgroup | None = None
         self._options = options
+        self._stall = stall
         self._journal = journal
         self._rootfs = bundle / "rootfs"
         self._mounted = False
@@ -142,7 +144,7 @@ class Container:
             raise AlreadyExists(f"id {exec_id}: already exists", resource=f"exec {exec_id}")
         if self.main.state in (TaskState.STOPPED, TaskState.PAUSED, TaskState.PAUSING):
             raise FailedPrecondition(f"cannot exec in a {self.main.state.value} state: failed precondition")
-        self.execs[exec_id] = Exec(exec_id, stdio, process)
+        self.execs[exec_id] = Exec(exec_id, stdio, process, self._stall)
         self._journal.add(events.TaskExecAdded(container_id=self.id, exec_id=exec_id))
 
     def process(self, exec_id: str) -> Process:

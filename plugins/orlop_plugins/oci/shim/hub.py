@@ -54,7 +54,9 @@ class Sink(Protocol):
 class Hub:
     """The output of one process. Used from the event loop's thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, stall: float) -> None:
+        """:param stall: see :class:`.client.Client`"""
+        self._stall = stall
         self._loop = asyncio.get_running_loop()
         self._sources: dict[int, int] = {}
         self._sinks: dict[int, list[Sink]] = {1: [], 2: []}
@@ -82,7 +84,7 @@ class Hub:
 
     def attach(self, *, scrollback: bool) -> Client:
         """A new client, which sees everything from now on; what was written lately first, if wanted."""
-        client = Client(self)
+        client = Client(self, self._stall)
         if scrollback:
             for stream, data in self._recent():
                 client.write(stream, data)

@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 class Process:
     """What both kinds have in common. ``exec_id`` is "" for the main process."""
 
-    def __init__(self, exec_id: str, stdio: Stdio) -> None:
+    def __init__(self, exec_id: str, stdio: Stdio, stall: float) -> None:
         self.exec_id = exec_id
         self.stdio = stdio
         self.state = TaskState.CREATED
         self.pid = 0
         self.ended: Ended | None = None
         self.reason = ""
-        self.hub = Hub()
+        self.hub = Hub(stall)
         self.starting = asyncio.Lock()
         """Held while a start is under way: no end is announced before its start."""
         self._done = asyncio.Event()
@@ -153,8 +153,8 @@ class Host(Protocol):
 class Exec(Process):
     """One more process in a container."""
 
-    def __init__(self, exec_id: str, stdio: Stdio, process: bytes) -> None:
-        super().__init__(exec_id, stdio)
+    def __init__(self, exec_id: str, stdio: Stdio, process: bytes, stall: float) -> None:
+        super().__init__(exec_id, stdio, stall)
         self._spec = parse_process(process, stdio.terminal)
 
     async def launch(self, host: Host) -> asyncio.Future[Ended]:

@@ -48,6 +48,7 @@ class Order:
     :param bundle: the task's folder, which the shim writes its journal and log to
     :param address: the path of its socket
     :param root: the OCI runtime's state folder
+    :param stall: seconds that an attached client may keep a container waiting
     """
 
     namespace: str
@@ -55,6 +56,7 @@ class Order:
     bundle: str
     address: str
     root: str
+    stall: float = 10.0
 
     def pack(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -135,7 +137,9 @@ async def _run(order: Order, ready: int) -> None:
     reaper = Reaper()
     reaper.install()
     bundle = Path(order.bundle)
-    shim = Shim(order.namespace, Path(order.root), reaper, journal.Journal(bundle / journal.FILE))
+    shim = Shim(
+        order.namespace, Path(order.root), order.stall, reaper, journal.Journal(bundle / journal.FILE)
+    )
     server = grpc.aio.server(options=_OPTIONS)
     task_grpc.add_TaskServicer_to_server(TaskService(shim), server)
     api_grpc.add_ShimServiceServicer_to_server(ShimService(shim), server)

@@ -88,9 +88,10 @@ async def abort(context: Context, error: OrlopError) -> None:
 class Shim:
     """The containers of this shim and how it ends. A shim has one container, or those of a sandbox."""
 
-    def __init__(self, namespace: str, root: Path, reaper: Reaper, journal: Journal) -> None:
+    def __init__(self, namespace: str, root: Path, stall: float, reaper: Reaper, journal: Journal) -> None:
         self.namespace = namespace
         self.root = root
+        self.stall = stall
         self.reaper = reaper
         self.journal = journal
         self.containers: dict[str, Container] = {}
@@ -141,6 +142,7 @@ class TaskService(task_grpc.TaskServicer):
             shim.root,
             shim.reaper,
             shim.journal,
+            shim.stall,
         )
         mounts = [Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
         shim.making.add(request.id)
