@@ -57,17 +57,17 @@ def orlop_services() -> Iterable[Provider[Service]]:  # pyright: ignore[reportRe
 
 
 @hookspec
-def orlop_adjust_spec(namespace: str, container: Container, spec: dict[str, Any]) -> None | Awaitable[None]:
+def orlop_adjust_spec(namespace: str, container: Container, spec: dict[str, Any]) -> Awaitable[None] | None:
     """Change a container's OCI runtime spec in place before the container is created."""
 
 
 @hookspec
-def orlop_check_image(namespace: str, name: str, target: Descriptor) -> None | Awaitable[None]:
+def orlop_check_image(namespace: str, name: str, target: Descriptor) -> Awaitable[None] | None:
     """Look at an image before its layers are fetched; raise PermissionDenied to refuse it."""
 
 
 @hookspec
-def orlop_event(event: Event) -> None | Awaitable[None]:
+def orlop_event(event: Event) -> Awaitable[None] | None:
     """See every event. Slow work belongs elsewhere: events of one daemon wait for each other."""
 
 

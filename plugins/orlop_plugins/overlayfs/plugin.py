@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import anyio.to_thread
+from pydantic import Field
 
 from orlopd.plugin import Config, Context, Provider, Snapshotter, hookimpl
 
@@ -15,8 +16,10 @@ from .snapshotter import OverlaySnapshotter
 class OverlayConfig(Config):
     """``[plugins.snapshotter.overlayfs]``"""
 
-    mount_options: tuple[str, ...] = ()
-    """Options for every overlay mount, beside those that this kernel needs."""
+    mount_options: tuple[str, ...] = Field(
+        default=(),
+        description="Options for every overlay mount, beside those that this kernel needs.",
+    )
 
 
 async def _open(context: Context) -> Snapshotter:

@@ -17,17 +17,24 @@ from .pool import WorkerPool
 class TarConfig(Config):
     """``[plugins.differ.walking]``"""
 
-    workers: int = Field(default_factory=lambda: max(2, min(os.cpu_count() or 2, 8)), ge=1)
-    """How many layers are worked on at a time."""
-
-    max_entries: int = Field(default=1_000_000, ge=1)
-    """The most files, directories and links that one layer may have."""
-
-    max_size: int = Field(default=256 << 30, ge=1)
-    """The most bytes that one layer may have uncompressed."""
-
-    max_ratio: int = Field(default=200, ge=1)
-    """How many times its own size a layer may unpack to, once that is more than 1 GiB."""
+    workers: int = Field(
+        default_factory=lambda: max(2, min(os.cpu_count() or 2, 8)),
+        ge=1,
+        description="How many layers are worked on at a time.",
+    )
+    max_entries: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="The most files, directories and links that one layer may have.",
+    )
+    max_size: int = Field(
+        default=256 << 30, ge=1, description="The most bytes that one layer may have uncompressed."
+    )
+    max_ratio: int = Field(
+        default=200,
+        ge=1,
+        description="How many times its own size a layer may unpack to, once that is more than 1 GiB.",
+    )
 
 
 async def _open(context: Context) -> Differ:

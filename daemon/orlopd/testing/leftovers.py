@@ -1,0 +1,169 @@
+"""The one fixture "nothing left behind".
+
+::
+
+    from orlopd.testing.leftovers import leftovers   # in conftest.py
+
+    def test_something(leftovers):
+        leftovers.watch("container-1")     # a name that may appear in mounts, sockets, cgroups, processes
+        leftovers.empty(folder)            # a folder that has to be empty at the end
+        ...
+
+It compares mounts, processes, cgroups, network namespaces, descriptors, sockets and folders before and after
+the test. Other tests run meanwhile, so it looks only at what is this test's: what descends from this process,
+what is below the test's folder, and what carries a name that the test watches. What a test starts may need a
+moment to go, so it is looked at for some seconds before it is called left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+_SECONDS = 5.0
+_CGROUPS = Path("/sys/fs/cgroup")
+_NAMESPACES = Path("/run/netns")
+
+
+class Leftovers:
+    """What a test may leave behind, and how things stood before it."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = set(names)
+        self._empty: list[Path] = []
+        self._before = {kind: look() for kind, look in self._looks().items()}
+
+    def watch(self, *names: str | Path) -> None:
+        """Look for these names as well: of a folder, a container, a cgroup; 6 characters at least, so that
+        they are nobody else's."""
+        for name in map(str, names):
+            if len(name) < 6:
+                raise ValueError(f"{name!r} is too short to be nobody else's")
+            self._names.add(name)
+
+    def empty(self, *folders: Path) -> None:
+        """These folders have to be empty, or gone, at the end."""
+        self._empty += folders
+
+    def found(self) -> list[str]:
+        """What is there now that was not before, a line each."""
+        lines: list[str] = []
+        for kind, look in self._looks().items():
+            before, after = self._before[kind], look()
+            lines += [f"{kind}: {after[key]}" for key in after if key not in before]
+        for folder in self._empty:
+            with contextlib.suppress(FileNotFoundError):
+                lines += [f"file: {path}" for path in sorted(folder.iterdir())]
+        return lines
+
+    def check(self, seconds: float = _SECONDS) -> None:
+        """:raises AssertionError: something was left behind"""
+        until = time.monotonic() + seconds
+        while (lines := self.found()) and time.monotonic() < until:
+            time.sleep(0.05)
+        if lines:
+            raise AssertionError("left behind:\n" + "\n".join(lines))
+
+    def _looks(self) -> dict[str, Callable[[], dict[str, str]]]:
+        return {
+            "mount": self._mounts,
+            "process": self._processes,
+            "cgroup": self._cgroups,
+            "network namespace": self._networks,
+            "descriptor": _descriptors,
+            "socket": self._sockets,
+        }
+
+    def _ours(self, text: str) -> bool:
+        return any(name in text for name in self._names)
+
+    def _mounts(self) -> dict[str, str]:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        return {line.split(" ", 1)[0]: line for line in lines if self._ours(line)}
+
+    def _processes(self) -> dict[str, str]:
+        parents, told = _process_table()
+        below = {os.getpid()}
+        while more := {pid for pid, parent in parents.items() if parent in below} - below:
+            below |= more
+        # A shim's parent is init: its command line names the folder it works in.
+        known = {pid for pid, text in told.items() if self._ours(text)}
+        found = (below | known) - {os.getpid(), os.getppid()}
+        return {f"{pid}@{_started(pid)}": f"{pid} {told.get(pid, '?')[:300]}" for pid in found}
+
+    def _cgroups(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for folder, names, _ in os.walk(_CGROUPS):
+            for name in names:
+                if self._ours(name):
+                    found[f"{folder}/{name}"] = f"{folder}/{name}"
+        return found
+
+    def _networks(self) -> dict[str, str]:
+        try:
+            names = [path.name for path in _NAMESPACES.iterdir()]
+        except FileNotFoundError:
+            return {}
+        return {name: str(_NAMESPACES / name) for name in names if self._ours(name)}
+
+    def _sockets(self) -> dict[str, str]:
+        lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
+        paths = (line.split(maxsplit=7) for line in lines)
+        return {fields[6]: fields[7] for fields in paths if len(fields) > 7 and self._ours(fields[7])}
+
+
+def _process_table() -> tuple[dict[int, int], dict[int, str]]:
+    parents: dict[int, int] = {}
+    told: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if fields[0] == "Z":
+                continue
+            parents[int(entry.name)] = int(fields[1])
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            told[int(entry.name)] = f"{command} (in {(entry / 'cwd').readlink()})"
+    return parents, told
+
+
+def _started(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _descriptors() -> dict[str, str]:
+    found: dict[str, str] = {}
+    polls = 0
+    anonymous: list[tuple[str, str]] = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+            polls += target == "anon_inode:[eventpoll]"
+            if re.match(r"socket:|anon_inode:\[event|/proc/|/dev/null", target):
+                anonymous.append((target, name))
+            else:
+                found[f"{name} {target}"] = f"{name} -> {target}"
+    # An event loop that began or ended meanwhile has an epoll and a pair of sockets, which are no leak; but
+    # a socket beyond those is.
+    sockets = sorted(target for target, _ in anonymous if target.startswith("socket:"))
+    for number, target in enumerate(sockets[: max(0, len(sockets) - 2 * polls)]):
+        found[f"socket number {number}"] = f"one of {len(sockets)} sockets, {target}"
+    return found
+
+
+@pytest.fixture
+def leftovers(tmp_path: Path) -> Generator[Leftovers]:
+    """Fails the test if it leaves anything behind."""
+    watch = Leftovers(str(tmp_path))
+    yield watch
+    watch.check()
