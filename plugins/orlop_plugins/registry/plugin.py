@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 from orlopd.plugin import Context, Provider, Resolver, hookimpl
 
 from .config import RegistryConfig
-from .resolver import RegistryResolver
+from .lazy import LazyResolver
 
 
-def open_resolver(context: Context) -> RegistryResolver:
+def open_resolver(context: Context) -> LazyResolver:
     """Make the resolver from its config section."""
-    # These log URLs and headers, where signatures and tokens are.
-    for name in ("httpx", "httpcore", "hpack"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return RegistryResolver(context.config, context.log)
+    return LazyResolver(context.config, context.log)
 
 
 @hookimpl

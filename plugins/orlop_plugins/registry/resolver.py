@@ -29,6 +29,7 @@ from . import answers
 from .auth import Authorizer
 from .config import HostConfig, RegistryConfig
 from .hosts import base_urls, is_loopback
+from .lazy import handles
 from .transport import Ask, TlsTrust, Transport
 
 MANIFEST_TYPES = (
@@ -43,7 +44,6 @@ _MANIFEST_LIMIT = 8 << 20
 _DEFAULTS = ResolveOptions()
 _PROGRESS = 64 << 10
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]*:[./]")
 _FOREIGN = (
     "application/vnd.docker.image.rootfs.foreign.",
     "application/vnd.oci.image.layer.nondistributable.",
@@ -59,8 +59,8 @@ class RegistryResolver:
         self._trust = TlsTrust()
 
     def handles(self, reference: str) -> bool:
-        """Everything that is not written with another transport's prefix, as in ``oci-layout:/path``."""
-        return not _SCHEME.match(reference) or reference.startswith(("http://", "https://"))
+        """See :func:`.lazy.handles`."""
+        return handles(reference)
 
     @asynccontextmanager
     async def resolve(

@@ -1,0 +1,57 @@
+"""The resolver as the daemon opens it: what talks HTTP is loaded when the first image is asked for.
+
+The HTTP client takes longer to import than all the rest of a daemon's start.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio import to_thread
+
+from orlopd.plugin import ResolveOptions, Resolver, Source
+
+from .config import RegistryConfig
+
+_DEFAULTS = ResolveOptions()
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]*:[./]")
+
+
+def handles(reference: str) -> bool:
+    """Everything that is not written with another transport's prefix, as in ``oci-layout:/path``."""
+    return not _SCHEME.match(reference) or reference.startswith(("http://", "https://"))
+
+
+class LazyResolver:
+    """A :class:`.resolver.RegistryResolver` that is made when it is first used."""
+
+    def __init__(self, config: RegistryConfig, log: logging.Logger) -> None:
+        self._config = config
+        self._log = log
+        self._lock = anyio.Lock()
+        self._resolver: Resolver | None = None
+
+    def handles(self, reference: str) -> bool:
+        """See :func:`handles`."""
+        return handles(reference)
+
+    @asynccontextmanager
+    async def resolve(self, reference: str, options: ResolveOptions = _DEFAULTS) -> AsyncGenerator[Source]:
+        """See :class:`orlopd.plugin.Resolver`."""
+        async with self._lock:
+            if self._resolver is None:
+                self._resolver = await to_thread.run_sync(self._load)
+        async with self._resolver.resolve(reference, options) as source:
+            yield source
+
+    def _load(self) -> Resolver:
+        from .resolver import RegistryResolver
+
+        # These log URLs and headers, where signatures and tokens are.
+        for name in ("httpx", "httpcore", "hpack"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return RegistryResolver(self._config, self._log)
