@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import grpc
 import grpc.aio
 
@@ -54,6 +56,7 @@ class ShimClient:
         except asyncio.CancelledError:
             if call.cancelled() and not _being_cancelled():  # the channel was closed under the call
                 raise Unavailable("the connection to the shim was closed") from None
+            await anyio.lowlevel.checkpoint_if_cancelled()
             raise
 
     async def close(self, grace: float | None = None) -> None:
@@ -66,6 +69,17 @@ def error_of(error: grpc.aio.AioRpcError) -> OrlopError:
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE")
     return unpack_error(error.code().name, error.details() or "", error.trailing_metadata())
+
+
+@asynccontextmanager
+async def _scoped() -> AsyncIterator[None]:
+    """Let a cancel scope see its own cancellation: a call that is cancelled raises a fresh error instead,
+    which anyio takes for somebody else's and lets through."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
 
 
 def _being_cancelled() -> bool:
@@ -82,10 +96,11 @@ async def attached(
     options = api.AttachOptions(id=id, exec_id=exec_id, stdin=stdin, scrollback=scrollback)
     try:
         try:
-            await call.write(api.AttachRequest(options=options))
-            first = await call.read()
-            if first is grpc.aio.EOF:
-                raise _failure(await call.code(), await call.details(), await call.trailing_metadata())
+            async with _scoped():
+                await call.write(api.AttachRequest(options=options))
+                first = await call.read()
+                if first is grpc.aio.EOF:
+                    raise _failure(await call.code(), await call.details(), await call.trailing_metadata())
         except asyncio.InvalidStateError as error:
             raise _failure(await call.code(), await call.details(), await call.trailing_metadata()) from error
         except grpc.aio.AioRpcError as error:
@@ -137,7 +152,8 @@ class _Attachment:
     async def output(self) -> AsyncIterator[Output | Exit | Detached]:
         while True:
             try:
-                response = await self._call.read()
+                async with _scoped():
+                    response = await self._call.read()
             except grpc.aio.AioRpcError as error:
                 raise error_of(error) from error
             if response is grpc.aio.EOF:
@@ -151,7 +167,8 @@ class _Attachment:
     async def _write(self, message: stream.StreamInput) -> None:
         async with self._writing:
             try:
-                await self._call.write(api.AttachRequest(input=message))
+                async with _scoped():
+                    await self._call.write(api.AttachRequest(input=message))
             except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 return  # the stream is over: output() says how
 
