@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 
 from orlop_plugins.content_local.store import LocalStore
@@ -134,7 +135,7 @@ class World:
 
     @asynccontextmanager
     async def open(self, **options: Any) -> AsyncGenerator[Store]:
-        """Start a daemon's store. Background collections are off unless ``gc_startup_delay`` says otherwise."""
+        """Start a daemon's store; without ``gc_startup_delay`` nothing is collected unless asked for."""
         (self.folder / "content").mkdir(exist_ok=True)
         parts = Parts(
             content=await LocalStore.at(self.folder / "content"),
@@ -159,17 +160,18 @@ class World:
         return sum(1 for _ in (self.folder / "content" / "ingest").iterdir())
 
 
-async def put(store: Store, data: bytes, scope: Scope = NS, **labels: str) -> str:
-    """Bring in a blob; in the names of labels ``__`` stands for a dot after ``containerd.io/gc.``."""
-    named = {f"containerd.io/gc.{key.replace('__', '.')}": value for key, value in labels.items()}
-    info = await store.content.add_blob(scope, f"put-{secrets.token_hex(6)}", data, labels=named)
-    return info.digest
+async def put(store: Store, data: bytes, gc: Labels = NO_LABELS, *, scope: Scope = NS) -> str:
+    """Bring in a blob. ``gc`` are its labels for collection, without ``containerd.io/gc.`` before them."""
+    labels = {f"containerd.io/gc.{key}": value for key, value in gc.items()}
+    return (await store.content.add_blob(scope, f"put-{secrets.token_hex(6)}", data, labels=labels)).digest
 
 
-async def put_image(store: Store, name: str, digest: str, scope: Scope = NS, **labels: str) -> Image:
-    """Name a blob; labels as in :func:`put`."""
-    named = {f"containerd.io/gc.{key.replace('__', '.')}": value for key, value in labels.items()}
-    return await store.images.create(scope, Image(name, Descriptor(MANIFEST, digest, 10), named))
+async def put_image(
+    store: Store, name: str, digest: str, gc: Labels = NO_LABELS, *, scope: Scope = NS
+) -> Image:
+    """Name a blob; ``gc`` as in :func:`put`."""
+    labels = {f"containerd.io/gc.{key}": value for key, value in gc.items()}
+    return await store.images.create(scope, Image(name, Descriptor(MANIFEST, digest, 10), labels))
 
 
 async def digests(store: Store, scope: Scope = NS) -> set[str]:
@@ -185,3 +187,10 @@ async def keys(store: Store, scope: Scope = NS) -> set[str]:
 def digest_of(data: bytes) -> str:
     """The digest of ``data``."""
     return sha256(data)
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for what happens in the background."""
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 (nothing tells)
+            await anyio.sleep(0.01)

@@ -139,6 +139,7 @@ class DataRemover:
         await self._strike_off([note for note in notes if note.item not in unknown])
         # Numbers grow, so children come before the parents they were made on.
         rest = sorted((note for note in notes if note.item in unknown), key=_sequence, reverse=True)
+        refusal: OrlopError | None = None
         while rest:
             done, left = list[_Note](), list[_Note]()
             for note in rest:
@@ -147,8 +148,9 @@ class DataRemover:
                     deleted += 1
                 except NotFound:
                     pass
-                except FailedPrecondition:
+                except FailedPrecondition as error:
                     left.append(note)
+                    refusal = error
                     continue
                 except OrlopError as error:
                     log.warning("cannot remove %s snapshot %s, will try again: %s", name, note.item, error)
@@ -159,7 +161,7 @@ class DataRemover:
             if not done:
                 break
         for note in rest:
-            log.warning("cannot remove %s snapshot %s yet: it has children", name, note.item)
+            log.warning("cannot remove %s snapshot %s, will try again: %s", name, note.item, refusal)
         if deleted:
             try:
                 await snapshotter.cleanup()

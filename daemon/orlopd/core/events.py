@@ -75,8 +75,9 @@ class EventBus:
         :raises InvalidArgument: a filter is malformed
         :raises ResourceExhausted: (from the iterator) this subscriber did not keep up and missed events
         """
+        wanted = parse(filters)
         send, receive = anyio.create_memory_object_stream[Event](self._backlog)
-        subscriber = _Subscriber(parse(filters), send)
+        subscriber = _Subscriber(wanted, send)
         self._subscribers.append(subscriber)
         try:
             async with receive:
