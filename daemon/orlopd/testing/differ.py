@@ -511,7 +511,7 @@ class DifferKit:
         )
         members = [Member(name, trap, mode=0o755) for name in names]
         modules = ("traceback", "linecache", "tokenize", "encodings/cp1250", "zstandard/__init__")
-        members += [Member(f\"{module}.py\", trap) for module in modules]
+        members += [Member(f"{module}.py", trap) for module in modules]
         with pytest.raises(OrlopError):
             await self.apply(differ, host.bind("layer"), archive([*members, Member("x", type=b"Z")]))
         await self.apply(differ, host.bind("layer"), gzipped(archive(members)), GZIP)
