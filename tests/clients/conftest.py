@@ -99,14 +99,20 @@ class Screen:
     """The command in a terminal of its own."""
 
     def __init__(
-        self, world: World, *arguments: str, rows: int = 24, columns: int = 80, **settings: Any
+        self,
+        world: World,
+        *arguments: str,
+        command: str | Path = ORLOP,
+        rows: int = 24,
+        columns: int = 80,
+        **settings: Any,
     ) -> None:
         self.master, self.slave = pty.openpty()
         self.resize(rows, columns)
         self.before = termios.tcgetattr(self.slave)
         self.seen = b""
         self.process = subprocess.Popen(
-            [ORLOP, *arguments],
+            [command, *arguments],
             env=world.environment,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
