@@ -134,6 +134,10 @@ class Scenario:
         self.run("snapshots", "ls")
 
     def content(self) -> None:
+        listed = ("content", "ls", "-q")
+        self.until(
+            lambda: len(ctr(self.address, *listed).out.split()) == 3, "the sweep of the archive's index"
+        )
         self.run("content", "ls", sort=True)
         digests = ctr(self.address, "content", "ls", "-q").out.split()
         self.record("content ls -q", 0, "\n".join(sorted(digests)))

@@ -59,6 +59,7 @@ def test_a_terminal_of_ctr(daemon: Daemon, image: str, name: str, tmp_path: Path
         terminal.wait_for("/dev/pts/0")
         terminal.wait_for("30 100")
         terminal.type("exit 7")
+        terminal.wait_for("host>", count=2)
         terminal.type("echo code=$?")
         terminal.wait_for("code=7")
 
@@ -88,6 +89,7 @@ def test_a_signal_for_a_container_in_the_foreground(daemon: Daemon, image: str, 
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=daemon.environment) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.5)  # ctr forwards signals only from some time after the start on
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == b"caught\n"
         assert process.wait(10) == 4

@@ -153,7 +153,6 @@ def test_a_second_signal_ends_the_daemon_at_once() -> None:
         os.kill(daemon.pid, signal.SIGTERM)
         assert eventually(lambda: "info    orlopd: stopping" in daemon.log, bool, 5)
         assert daemon.stop(5) == 1
-        daemon.start()
 
 
 def test_orlopd_plugins_lists_what_is_on_offer(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def shell(terminal: Terminal, daemon: Daemon, image: str) -> Iterator[tuple[Term
 def test_the_exit_code_of_the_shell_is_that_of_the_command(shell: tuple[Terminal, str]) -> None:
     terminal, _ = shell
     terminal.type("exit 7")
+    terminal.wait_for("host>", count=2)
     terminal.type("echo code=$?")
     terminal.wait_for("code=7")
 
@@ -65,12 +67,15 @@ def test_the_container_sees_the_size_of_the_window_and_its_changes(shell: tuple[
 def test_detached_and_attached_again_it_is_the_same_shell(shell: tuple[Terminal, str]) -> None:
     terminal, name = shell
     terminal.type("WORD=kept")
+    terminal.wait_for("inside>", count=3)
+    time.sleep(0.5)  # the shell asks the terminal where its cursor is, and the answer is the shell's
     terminal.press("C-p", "C-q")
     terminal.wait_for("host>", count=2)
     terminal.type(f"orlop attach {name}")
     terminal.type("echo word=$WORD")
     terminal.wait_for("word=kept")
     terminal.type("exit 3")
+    terminal.wait_for("host>", count=3)
     terminal.type("echo code=$?")
     terminal.wait_for("code=3")
 
@@ -91,6 +96,7 @@ def test_an_exec_has_a_terminal_too(daemon: Daemon, terminal: Terminal, image: s
     terminal.wait_for("exec>", count=2)
     terminal.type("tty; exit 5")
     terminal.wait_for("/dev/pts/0")
+    terminal.wait_for("host>", count=2)
     terminal.type("echo code=$?")
     terminal.wait_for("code=5")
     daemon.must(daemon.orlop("rm", "-f", name))

@@ -121,12 +121,15 @@ class FifoSource:
     """Relays a client's FIFO into a :class:`StdinWriter`.
 
     It holds a writing end of its own until :meth:`let_go`, so that clients may come and go; the end of
-    standard input is the moment when nobody holds one.
+    standard input is the moment when nobody holds one. With ``once`` it lets go as soon as anything has
+    come: who pipes a script in ends it by closing the FIFO, and Debian's ``ctr`` does not say so besides
+    when its input ends before the task is made.
     """
 
-    def __init__(self, path: str, writer: StdinWriter) -> None:
+    def __init__(self, path: str, writer: StdinWriter, *, once: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._writer = writer
+        self._once = once
         self._task: asyncio.Task[None] | None = None
         self._held = -1
         try:
@@ -175,6 +178,8 @@ class FifoSource:
                     continue
                 if not data:
                     break
+                if self._once:
+                    self.let_go()
                 with contextlib.suppress(FailedPrecondition):
                     await self._writer.write(data)
             self._writer.end()
