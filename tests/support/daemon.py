@@ -254,16 +254,30 @@ def eventually(look: Callable[[], T], good: Callable[[T], bool], seconds: float)
 
 
 def processes_naming(word: str) -> dict[int, str]:
-    """The processes with ``word`` in their command line, this one apart."""
+    """The processes that have to do with a path, this one apart.
+
+    They have it in their command line or environment, work in it, have files below it open, or live in
+    a mount namespace of their own that shows it.
+    """
     found: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if word in command:
+            if any(word in trace for trace in (command, *_traces(entry))):
                 found[int(entry.name)] = command.strip()
     return found
+
+
+def _traces(process: Path) -> Iterator[str]:
+    yield (process / "environ").read_text(errors="replace")
+    yield str((process / "cwd").readlink())
+    for descriptor in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):
+            yield str(descriptor.readlink())
+    if (process / "ns" / "mnt").readlink() != Path("/proc/self/ns/mnt").readlink():
+        yield (process / "mountinfo").read_text(errors="replace")
 
 
 def mounts_under(folder: Path) -> list[str]:
