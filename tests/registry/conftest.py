@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +24,9 @@ from orlopd.core.scope import Scope
 from orlopd.core.store import Store, open_store
 from orlopd.plugin.errors import PermissionDenied
 from orlopd.plugin.values import Descriptor
-from tests.support.faulty import FaultyRegistry, faulty_registry
+from tests.support.faulty import faulty_registry
 from tests.support.images import make_image, text_layer
-from tests.support.registry import Registry, registry
+from tests.support.registry import registry
 
 SCOPE = Scope("tests")
 FAST = RegistryConfig(
@@ -100,6 +100,12 @@ class Rig:
             "snapshots": [info.name async for info in snapshots.walk(SCOPE)],
         }
 
+    async def left_but_ingests(self, *layers: str) -> dict[str, list[str]]:
+        """As :meth:`left`, without ingests of these layers: a failing pull cancels what its siblings do."""
+        left = await self.left()
+        passed_over = {f"layer-{layer}" for layer in layers}
+        return left | {"ingests": [ref for ref in left["ingests"] if ref not in passed_over]}
+
 
 NOTHING: dict[str, list[str]] = {"content": [], "ingests": [], "leases": [], "images": [], "snapshots": []}
 
@@ -149,7 +155,7 @@ def server() -> Any:
 @pytest.fixture
 def faulty() -> Any:
     """A registry to be told what to do wrong; it serves an image of two small layers."""
-    with faulty_registry(make_image([text_layer("one", "1" * 5000), text_layer("two", "2" * 5000)])) as running:
+    with faulty_registry(
+        make_image([text_layer("one", "1" * 5000), text_layer("two", "2" * 5000)])
+    ) as running:
         yield running
-
-

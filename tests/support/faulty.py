@@ -131,6 +131,12 @@ class FaultyRegistry:
         self.address = ""
 
     @property
+    def served(self) -> SmallImage:
+        """The image, for a test that gave one."""
+        assert self.image is not None
+        return self.image
+
+    @property
     def reference(self) -> str:
         """The image's name here."""
         return f"{self.address}/test/image:1"

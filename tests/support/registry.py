@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -35,6 +36,7 @@ class Registry:
     def __init__(self, process: subprocess.Popen[bytes], port: int, folder: Path, scheme: str) -> None:
         self._process = process
         self._folder = folder
+        self._trust: ssl.SSLContext | None = None
         self.scheme = scheme
         self.address = f"127.0.0.1:{port}"
 
@@ -54,8 +56,12 @@ class Registry:
             for each in self.requests
         )
 
-    def push(self, name: str, image: SmallImage | None = None) -> str:
-        """Store an image, of busybox by default, as ``repository:tag``; its full reference."""
+    def push(self, name: str, image: SmallImage | None = None, *, authority: Path | None = None) -> str:
+        """Store an image, of busybox by default, as ``repository:tag``; its full reference.
+
+        :param authority: the certificate to trust, of a registry with TLS
+        """
+        self._trust = ssl.create_default_context(cafile=str(authority)) if authority else None
         image = image or make_image()
         repository, _, tag = name.partition(":")
         documents = {image.digest} | {each["digest"] for each in image.document().get("manifests", ())}
@@ -77,12 +83,12 @@ class Registry:
         joint = "&" if "?" in location else "?"
         request = urllib.request.Request(f"{location}{joint}digest={digest}", method="PUT", data=data)
         request.add_header("Content-Type", "application/octet-stream")
-        urllib.request.urlopen(request, timeout=30).close()
+        urllib.request.urlopen(request, timeout=30, context=self._trust).close()
 
     def _put(self, path: str, data: bytes, media_type: str) -> None:
         url = f"{self.scheme}://{self.address}/v2/{path}"
         request = urllib.request.Request(url, method="PUT", data=data, headers={"Content-Type": media_type})
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=10, context=self._trust).close()
 
     def blob_file(self, digest: str) -> Path:
         """The file in which it keeps a blob, for a test to damage."""

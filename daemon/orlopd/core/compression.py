@@ -92,21 +92,21 @@ class Gzip:
     async def write(self, data: bytes | bytearray) -> bytes:
         """Compressed bytes that are ready, perhaps none."""
         self._buffer += data
-        if len(self._buffer) < _PIECE:
-            return b""
-        return await self._flush(last=False)
+        # Always pieces of one size: where the calls fall shows in what the compressor puts out.
+        whole = len(self._buffer) - len(self._buffer) % _PIECE
+        return await self._pass(whole, last=False) if whole else b""
 
     async def finish(self) -> bytes:
         """The rest."""
-        return await self._flush(last=True)
+        return await self._pass(len(self._buffer), last=True)
 
-    async def _flush(self, *, last: bool) -> bytes:
-        data = bytes(self._buffer)
-        self._buffer.clear()
+    async def _pass(self, size: int, *, last: bool) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
 
         def work() -> bytes:
             self._digest.update(data)
-            out = self._deflater.compress(data)
-            return out + self._deflater.flush() if last else out
+            out = [self._deflater.compress(data[at : at + _PIECE]) for at in range(0, size, _PIECE)]
+            return b"".join([*out, self._deflater.flush()] if last else out)
 
         return await anyio.to_thread.run_sync(work)

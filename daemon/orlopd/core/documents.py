@@ -54,7 +54,16 @@ class Node:
     """
 
     value: Any
-    where: str
+    name: str
+    parent: Node | None = None
+
+    @property
+    def where(self) -> str:
+        """The way to it from the document's top."""
+        if self.parent is None:
+            return self.name
+        joint = "" if self.name.startswith("[") else ": "
+        return f"{self.parent.where}{joint}{self.name}"
 
     def get(self, key: str) -> Node:
         """A member of an object."""
@@ -103,7 +112,7 @@ class Node:
             raise malformed(
                 f"{self.where} has {len(values)} entries; the limit is {limit}", "TOO_MANY_ENTRIES"
             )
-        return [Node(value, f"{self.where}[{index}]") for index, value in enumerate(values)]
+        return [Node(value, f"[{index}]", self) for index, value in enumerate(values)]
 
     def texts(self, limit: int = 10_000) -> tuple[str, ...]:
         """The elements of a list of strings."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -84,9 +86,8 @@ def from_exception(
                 **about,
             )
         case httpx.ConnectError():
-            return Unavailable(
-                f"cannot reach registry {host}: {_cause(error)}", reason="UNREACHABLE", **about
-            )
+            reason = UNTRUSTED if _is_untrusted(error) else "UNREACHABLE"
+            return Unavailable(f"cannot reach registry {host}: {_cause(error)}", reason=reason, **about)
         case httpx.ProxyError():
             return Unavailable(f"the proxy does not reach registry {host}: {_cause(error)}", **about)
         case _:
@@ -125,8 +126,10 @@ def _cause(error: Exception) -> str:
             return f"its certificate is not trusted ({seen.verify_message})"
         case ssl.SSLError():
             return f"TLS failed ({seen.reason or 'protocol error'})"
-        case OSError() if seen.strerror:
+        case socket.gaierror() if seen.strerror:
             return seen.strerror.lower()
+        case OSError() if seen.errno:
+            return os.strerror(seen.errno).lower()
         case _:
             return clean(str(seen)) or type(seen).__name__
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -24,6 +25,7 @@ from .config import RegistryConfig
 from .hosts import is_loopback, origin
 
 _HOPS = 10
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _BROKEN = (httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError)
 _FINAL = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -222,7 +224,7 @@ class Transport:
             url = here.join(location)
         except httpx.InvalidURL:
             raise Unavailable(f"registry {self.host} redirects to no address", **about) from None
-        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        if url.scheme not in ("http", "https") or url.userinfo or not _HOST.fullmatch(url.host):
             raise Unavailable(
                 f"registry {self.host} redirects to {answers.where(url)}, not an address", **about
             )
@@ -287,7 +289,10 @@ class Transport:
         )
 
     def _failed(self, error: httpx.HTTPError | httpx.InvalidURL | TimeoutError, ask: Ask) -> OrlopError:
-        return answers.from_exception(error, host=self.host, what=ask.what, seconds=self._seconds)
+        host = self.host
+        if isinstance(error, httpx.RequestError) and origin(error.request.url) != origin(ask.url):
+            host = f"{host}'s redirect to {error.request.url.host}"
+        return answers.from_exception(error, host=host, what=ask.what, seconds=self._seconds)
 
 
 def _hide_private(text: str, ask: Ask) -> str:
