@@ -79,10 +79,11 @@ def set_labels(conn: Connection, namespace: str, info: ContentInfo) -> None:
 
 
 def remove(conn: Connection, namespace: str, digest: str) -> None:
-    """Take a blob from a namespace."""
+    """Take a blob from a namespace. :raises NotFound: it has no such blob"""
+    size = get(conn, namespace, digest).size
     conn.execute("DELETE FROM contents WHERE namespace = ? AND digest = ?", (namespace, digest))
     graph.drop(conn, namespace, graph.node(graph.CONTENT, digest))
-    graph.discard(conn, graph.CONTENT_STORE, digest)
+    graph.discard(conn, graph.CONTENT_STORE, digest, size)
 
 
 def adapt(info: ContentInfo) -> Adaptor:

@@ -17,7 +17,7 @@ from .db import Connection, Database, dump_labels, from_micros, insert, load_lab
 from .events import EventBus
 from .filters import Adaptor, FieldPath, in_map, parse
 from .gc import Collector
-from .identifiers import check_identifier, check_labels, check_namespace
+from .identifiers import check_identifier, check_labels, check_namespace, quoted
 from .masks import select
 from .namespaces import ensure
 from .scope import Scope
@@ -52,7 +52,7 @@ class Containers:
             ensure(conn, scope.namespace)
             if _find(conn, scope.namespace, container.id) is not None:
                 raise AlreadyExists(
-                    f'container "{container.id}": already exists', resource=f"container {container.id}"
+                    f"container {quoted(container.id)}: already exists", resource=f"container {container.id}"
                 )
             insert(conn, "containers", {"namespace": scope.namespace, **_row(container)})
             _put_graph(conn, scope.namespace, container)
@@ -119,7 +119,7 @@ class Containers:
                 if current.runtime != container.runtime:
                     raise InvalidArgument("container.Runtime.Name field is immutable: invalid argument")
             fields = select(
-                f'container "{container.id}"', paths or _MUTABLE, _fields(current), _fields(container)
+                f"container {quoted(container.id)}", paths or _MUTABLE, _fields(current), _fields(container)
             )
             snapshot_key = fields.pop("snapshotkey")
             changed = _normal(
@@ -252,7 +252,9 @@ def _find(conn: Connection, namespace: str, id: str) -> Container | None:
 def _get(conn: Connection, namespace: str, id: str) -> Container:
     container = _find(conn, namespace, id)
     if container is None:
-        raise NotFound(f'container "{id}" in namespace "{namespace}": not found', resource=f"container {id}")
+        raise NotFound(
+            f"container {quoted(id)} in namespace {quoted(namespace)}: not found", resource=f"container {id}"
+        )
     return container
 
 

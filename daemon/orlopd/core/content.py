@@ -124,7 +124,6 @@ class Content:
         check_digest(digest)
 
         def change(conn: Connection) -> None:
-            blobs.get(conn, scope.namespace, digest)
             blobs.remove(conn, scope.namespace, digest)
             leases.let_go(conn, scope, "content", digest)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -16,6 +17,7 @@ from orlopd.plugin.snapshots import Snapshotter
 from . import graph
 from .db import Connection, Database
 from .locks import KeyedLocks
+from .shield import shielded
 
 log = logging.getLogger("orlopd.gc")
 
@@ -39,6 +41,7 @@ _UNKNOWN_SNAPSHOTS = """
 class _Note:
     id: int
     item: str
+    size: int
 
 
 class DataRemover:
@@ -91,32 +94,28 @@ class DataRemover:
 
     async def _remove_blobs(self) -> tuple[int, int]:
         deleted = freed = 0
-        notes = await self._notes(graph.CONTENT_STORE)
-        for batch in _batches(notes):
-            digests = [note.item for note in batch]
-            async with self._blobs.hold(*digests):
-                unknown = await self._unknown(graph.CONTENT_STORE, digests)
-                done: list[_Note] = []
-                for note in batch:
-                    if note.item in unknown:
-                        try:
-                            size = (await self._content.info(note.item)).size
-                            await self._content.delete(note.item)
-                            deleted, freed = deleted + 1, freed + size
-                        except NotFound:
-                            pass
-                        except OrlopError as error:
-                            log.warning("cannot delete blob %s, will try again: %s", note.item, error)
-                            continue
-                    done.append(note)
-                await self._strike_off(done)
+        async with self._striking_off() as done:
+            for batch in _batches(await self._notes(graph.CONTENT_STORE)):
+                digests = [note.item for note in batch]
+                async with self._blobs.hold(*digests):
+                    unknown = await self._unknown(graph.CONTENT_STORE, digests)
+                    for note in batch:
+                        if note.item in unknown:
+                            try:
+                                await self._content.delete(note.item)
+                                deleted, freed = deleted + 1, freed + note.size
+                            except NotFound:
+                                pass
+                            except OrlopError as error:
+                                log.warning("cannot delete blob %s, will try again: %s", note.item, error)
+                                continue
+                        done.append(note)
         return deleted, freed
 
     async def _remove_ingests(self) -> int:
         deleted = 0
-        for batch in _batches(await self._notes(graph.INGEST_STORE)):
-            done: list[_Note] = []
-            for note in batch:
+        async with self._striking_off() as done:
+            for note in await self._notes(graph.INGEST_STORE):
                 try:
                     await self._content.abort(note.item)
                     deleted += 1
@@ -126,7 +125,6 @@ class DataRemover:
                     log.warning("cannot abort ingest %s, will try again: %s", note.item, error)
                     continue
                 done.append(note)
-            await self._strike_off(done)
         return deleted
 
     async def _remove_snapshots(self, name: str, snapshotter: Snapshotter) -> int:
@@ -171,34 +169,31 @@ class DataRemover:
 
     async def _note_orphans(self) -> None:
         try:
-            batch: list[str] = []
+            batch: dict[str, int] = {}
             async for blob in self._content.blobs():
-                batch.append(blob.digest)
+                batch[blob.digest] = blob.size
                 if len(batch) == 1000:
                     await self._note_unknown(graph.CONTENT_STORE, batch)
-                    batch.clear()
+                    batch = {}
             await self._note_unknown(graph.CONTENT_STORE, batch)
-            refs = [ingest.ref async for ingest in self._content.ingests()]
+            refs = {ingest.ref: ingest.offset async for ingest in self._content.ingests()}
             await self._note_unknown(graph.INGEST_STORE, refs)
         except OrlopError as error:
             log.warning("cannot look for content that nobody knows: %s", error)
         for name, snapshotter in self._snapshotters.items():
             try:
-                keys = [info.name async for info in snapshotter.walk()]
+                keys = {info.name: 0 async for info in snapshotter.walk()}
                 await self._note_unknown(graph.snapshot_store(name), keys)
             except OrlopError as error:
                 log.warning("cannot look for %s snapshots that nobody knows: %s", name, error)
 
-    async def _note_unknown(self, store: str, items: Sequence[str]) -> None:
-        unknown = await self._unknown(store, items)
+    async def _note_unknown(self, store: str, sizes: Mapping[str, int]) -> None:
+        unknown = await self._unknown(store, list(sizes))
         if unknown:
             log.info("found data without metadata: %d of store %s", len(unknown), store)
 
-            def note(conn: Connection) -> None:
-                for item in unknown:
-                    graph.discard(conn, store, item)
-
-            await self._db.write(note)
+            notes = [(store, item, sizes[item]) for item in unknown]
+            await self._db.write(lambda conn: graph.discard_all(conn, notes))
 
     async def _unknown(self, store: str, items: Sequence[str]) -> set[str]:
         if not items:
@@ -224,7 +219,7 @@ class DataRemover:
     async def _notes(self, store: str) -> list[_Note]:
         rows = await self._db.read(
             lambda conn: conn.execute(
-                "SELECT id, item FROM garbage WHERE store = ? ORDER BY id", (store,)
+                "SELECT id, item, size FROM garbage WHERE store = ? ORDER BY id", (store,)
             ).fetchall()
         )
         return [_Note(*row) for row in rows]
@@ -233,6 +228,16 @@ class DataRemover:
         if notes:
             ids = [(note.id,) for note in notes]
             await self._db.write(lambda conn: conn.executemany("DELETE FROM garbage WHERE id = ?", ids))
+
+    @asynccontextmanager
+    async def _striking_off(self) -> AsyncGenerator[list[_Note]]:
+        """A list of notes to be struck off at the end: once for all, and also if it is cancelled."""
+        done: list[_Note] = []
+        try:
+            yield done
+        finally:
+            with shielded():
+                await self._strike_off(done)
 
 
 def _batches(notes: Sequence[_Note]) -> list[Sequence[_Note]]:

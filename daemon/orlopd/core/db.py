@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -224,8 +224,3 @@ def insert(conn: Connection, table: str, values: Mapping[str, Any]) -> None:
     names = ", ".join(values)
     marks = ", ".join("?" * len(values))
     conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))
-
-
-def delete_all(conn: Connection, table: str, keys: Iterable[tuple[Any, ...]], where: str) -> None:
-    """Remove rows by key; the names are ours, never a caller's."""
-    conn.executemany(f"DELETE FROM {table} WHERE {where}", keys)

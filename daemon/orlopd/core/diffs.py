@@ -11,6 +11,7 @@ from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, Unimp
 from orlopd.plugin.values import NO_LABELS, Descriptor, Labels, Mount
 
 from .content import Content, ContentInfo
+from .identifiers import quoted
 from .scope import Scope
 from .shield import shielded
 
@@ -33,7 +34,7 @@ class Diffs:
             if differ.handles(media_type):
                 return differ
         raise Unimplemented(
-            f"no differ handles media type {media_type!r}: not implemented",
+            f"no differ handles media type {quoted(media_type)}: not implemented",
             resource=f"media type {media_type}",
         )
 

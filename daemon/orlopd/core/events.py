@@ -14,7 +14,7 @@ from orlopd.plugin.errors import InvalidArgument, OrlopError, ResourceExhausted
 from orlopd.plugin.values import Event, FieldValue, now
 
 from .filters import Adaptor, FieldPath, Filter, in_map, parse
-from .identifiers import check_identifier, check_namespace
+from .identifiers import check_identifier, check_namespace, quoted
 from .scope import Scope
 
 log = logging.getLogger("orlopd.events")
@@ -137,9 +137,11 @@ def check_topic(topic: str) -> str:
     :raises InvalidArgument: it is not
     """
     if not topic.startswith("/") or topic == "/":
-        raise InvalidArgument(f"topic {topic!r} must start with '/' and have a component: invalid argument")
+        raise InvalidArgument(
+            f"topic {quoted(topic)} must start with '/' and have a component: invalid argument"
+        )
     for component in topic[1:].split("/"):
-        check_identifier(component, f"component of topic {topic!r}:")
+        check_identifier(component, f"component of topic {quoted(topic)}:")
     return topic
 
 

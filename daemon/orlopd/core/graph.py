@@ -11,7 +11,7 @@ Labels: https://github.com/containerd/containerd/blob/main/docs/garbage-collecti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from orlopd.plugin.values import Labels
@@ -109,14 +109,24 @@ def put(
 
 def drop(conn: Connection, namespace: str, owner: str) -> None:
     """Remove what ``owner`` added to the graph."""
-    conn.execute("DELETE FROM edges WHERE namespace = ? AND owner = ?", (namespace, owner))
-    conn.execute("DELETE FROM roots WHERE namespace = ? AND node = ?", (namespace, owner))
+    drop_all(conn, [(namespace, owner)])
 
 
-def discard(conn: Connection, store: str, item: str) -> None:
-    """Note that a store's item has lost its metadata; the collector deletes it."""
+def drop_all(conn: Connection, owners: Sequence[tuple[str, str]]) -> None:
+    """Remove what each of ``owners``, by namespace and node, added to the graph."""
+    conn.executemany("DELETE FROM edges WHERE namespace = ? AND owner = ?", owners)
+    conn.executemany("DELETE FROM roots WHERE namespace = ? AND node = ?", owners)
+
+
+def discard(conn: Connection, store: str, item: str, size: int = 0) -> None:
+    """Note that a store's item of ``size`` bytes has lost its metadata; the collector deletes it."""
+    discard_all(conn, [(store, item, size)])
+
+
+def discard_all(conn: Connection, items: Iterable[tuple[str, str, int]]) -> None:
+    """As :func:`discard`, for many."""
     # Replaced, not ignored: the new row outlives a collection that is about to strike off the old one.
-    conn.execute("INSERT OR REPLACE INTO garbage (store, item) VALUES (?, ?)", (store, item))
+    conn.executemany("INSERT OR REPLACE INTO garbage (store, item, size) VALUES (?, ?, ?)", items)
 
 
 CONTENT_STORE = "content"

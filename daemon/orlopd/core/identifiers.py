@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from orlopd.plugin.errors import InvalidArgument
@@ -12,6 +13,13 @@ MAX_LABEL = 4096
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _SHOWN_KEY = 64
+_SHOWN = 200
+
+
+def quoted(text: str) -> str:
+    """A name as messages show it: in double quotes, on one line, of bounded length."""
+    shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return json.dumps(shown, ensure_ascii=False)
 
 
 def check_identifier(value: str, what: str = "identifier") -> str:
@@ -24,12 +32,13 @@ def check_identifier(value: str, what: str = "identifier") -> str:
         raise InvalidArgument(f"{what} must not be empty: invalid argument")
     if len(value) > MAX_IDENTIFIER:
         raise InvalidArgument(
-            f"{what} {value[:MAX_IDENTIFIER]!r}… has {len(value)} characters, "
+            f"{what} {quoted(value)} has {len(value)} characters, "
             f"at most {MAX_IDENTIFIER} are allowed: invalid argument"
         )
     if not _IDENTIFIER.fullmatch(value):
         raise InvalidArgument(
-            f"{what} {value!r} must be letters and digits, joined by single '.', '-' or '_': invalid argument"
+            f"{what} {quoted(value)} must be letters and digits, "
+            "joined by single '.', '-' or '_': invalid argument"
         )
     return value
 
@@ -48,7 +57,7 @@ def check_labels(labels: Labels, what: str = "label") -> Labels:
         size = len(key.encode()) + len(value.encode())
         if size > MAX_LABEL:
             raise InvalidArgument(
-                f"{what} {key[:_SHOWN_KEY]!r}: key and value have {size} bytes together, "
+                f"{what} {quoted(key[:_SHOWN_KEY])}: key and value have {size} bytes together, "
                 f"at most {MAX_LABEL} are allowed: invalid argument"
             )
     return labels

@@ -15,7 +15,7 @@ from .db import Connection, Database, dump_labels, from_micros, insert, load_lab
 from .events import EventBus
 from .filters import Adaptor, FieldPath, in_map, parse
 from .gc import Collector
-from .identifiers import check_labels, check_namespace
+from .identifiers import check_labels, check_namespace, quoted
 from .masks import select
 from .namespaces import ensure
 from .scope import Scope
@@ -47,7 +47,9 @@ class Images:
             ensure(conn, scope.namespace)
             _lease(conn, scope, image)
             if _find(conn, scope.namespace, image.name) is not None:
-                raise AlreadyExists(f'image "{image.name}": already exists', resource=f"image {image.name}")
+                raise AlreadyExists(
+                    f"image {quoted(image.name)}: already exists", resource=f"image {image.name}"
+                )
             insert(conn, "images", {"namespace": scope.namespace, **_row(image)})
             _put_graph(conn, scope.namespace, image)
 
@@ -106,7 +108,7 @@ class Images:
         def change(conn: Connection) -> Image:
             current = _get(conn, scope.namespace, image.name)
             fields = select(
-                f'image "{image.name}"', paths or ("labels", "target"), _fields(current), _fields(image)
+                f"image {quoted(image.name)}", paths or ("labels", "target"), _fields(current), _fields(image)
             )
             target: Descriptor = fields["target"]
             if any(path.partition(".")[0] == "annotations" for path in paths):
@@ -140,7 +142,7 @@ class Images:
             found = _get(conn, scope.namespace, name)
             if digest and found.target.digest != digest:
                 raise NotFound(
-                    f'image "{name}" has target {found.target.digest}, not {digest}: not found',
+                    f"image {quoted(name)} has target {found.target.digest}, not {digest}: not found",
                     resource=f"image {name}",
                 )
             conn.execute("DELETE FROM images WHERE namespace = ? AND name = ?", (scope.namespace, name))
@@ -219,7 +221,7 @@ def _find(conn: Connection, namespace: str, name: str) -> Image | None:
 def _get(conn: Connection, namespace: str, name: str) -> Image:
     image = _find(conn, namespace, name)
     if image is None:
-        raise NotFound(f'image "{name}": not found', resource=f"image {name}")
+        raise NotFound(f"image {quoted(name)}: not found", resource=f"image {name}")
     return image
 
 

@@ -17,7 +17,7 @@ from . import blobs, graph, leases
 from .db import Connection, Database, insert, to_micros
 from .events import EventBus
 from .gc import Collector
-from .identifiers import check_labels
+from .identifiers import check_labels, quoted
 from .namespaces import ensure
 from .scope import Scope
 from .shield import shielded
@@ -87,7 +87,7 @@ class NamespacedIngest:
             await self._writer.truncate(offset)
             return
         if offset > self._total:
-            raise OutOfRange(f"cannot truncate ingest {self._ref!r} of {self._total} bytes to {offset}")
+            raise OutOfRange(f"cannot truncate ingest {quoted(self._ref)} of {self._total} bytes to {offset}")
         await self._unshare(offset)
 
     async def _unshare(self, size: int) -> Ingest:
@@ -126,10 +126,12 @@ class NamespacedIngest:
         offset = self.status.offset
         if size and size != offset:
             raise FailedPrecondition(
-                f"{self._ref!r} failed size validation: {offset} != {size}: failed precondition"
+                f"{quoted(self._ref)} failed size validation: {offset} != {size}: failed precondition"
             )
         if self._writer is None and digest and digest != self._expected:
-            raise FailedPrecondition(f"{self._ref!r} unexpected digest {self._expected}: failed precondition")
+            raise FailedPrecondition(
+                f"{quoted(self._ref)} unexpected digest {self._expected}: failed precondition"
+            )
         actual = digest or await self.digest()
         # Not to be cancelled between the store's half and the metadata's.
         with shielded():
@@ -169,7 +171,7 @@ class NamespacedIngest:
         except OrlopError:
             # The bytes are in the store already, and perhaps nobody's.
             try:
-                await self._db.write(lambda conn: graph.discard(conn, graph.CONTENT_STORE, digest))
+                await self._db.write(lambda conn: graph.discard(conn, graph.CONTENT_STORE, digest, size))
                 self._gc.schedule()
             except OrlopError as error:
                 log.warning("cannot note that blob %s is to be deleted: %s", digest, error)

@@ -15,7 +15,7 @@ from . import graph
 from .db import Connection, Database, dump_labels, from_micros, insert, load_labels, to_micros
 from .filters import Adaptor, FieldPath, in_map, parse
 from .gc import Collector
-from .identifiers import check_labels, check_namespace
+from .identifiers import check_labels, check_namespace, quoted
 from .namespaces import ensure
 from .scope import Scope
 from .shield import shielded
@@ -61,7 +61,7 @@ class Leases:
         def change(conn: Connection) -> None:
             ensure(conn, scope.namespace)
             if _exists(conn, scope.namespace, lease.id):
-                raise AlreadyExists(f"lease {lease.id!r}: already exists", resource=f"lease {lease.id}")
+                raise AlreadyExists(f"lease {quoted(lease.id)}: already exists", resource=f"lease {lease.id}")
             insert(
                 conn,
                 "leases",
@@ -227,9 +227,9 @@ def _check_resource(resource: Resource) -> None:
     elif word in _KINDS:
         well_formed = not rest
     else:
-        raise Unimplemented(f"resource type {resource.type!r} cannot be leased: not implemented")
+        raise Unimplemented(f"resource type {quoted(resource.type)} cannot be leased: not implemented")
     if not well_formed:
-        raise InvalidArgument(f"invalid resource type {resource.type!r}: invalid argument")
+        raise InvalidArgument(f"invalid resource type {quoted(resource.type)}: invalid argument")
     if word == "content":
         check_digest(resource.id)
 
@@ -240,7 +240,7 @@ def _exists(conn: Connection, namespace: str, id: str) -> bool:
 
 
 def _not_found(id: str) -> NotFound:
-    return NotFound(f"lease {id!r}: not found", resource=f"lease {id}")
+    return NotFound(f"lease {quoted(id)}: not found", resource=f"lease {id}")
 
 
 def _random_id() -> str:

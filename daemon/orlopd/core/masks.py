@@ -8,6 +8,8 @@ from typing import Any
 
 from orlopd.plugin.errors import InvalidArgument
 
+from .identifiers import quoted
+
 
 def select(
     what: str,
@@ -31,7 +33,7 @@ def select(
         field, dot, key = path.partition(".")
         if not dot or not isinstance(current.get(field), Mapping):
             raise InvalidArgument(
-                f"cannot update {path!r} field on {what}: invalid argument",
+                f"cannot update {quoted(path)} field on {what}: invalid argument",
                 hint=f"fields that can change: {', '.join(current)}",
             )
         # A key that the caller left out is removed, which is what an empty value means everywhere.

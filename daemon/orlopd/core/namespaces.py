@@ -12,7 +12,7 @@ from . import graph
 from .db import Connection, Database, dump_labels, load_labels
 from .events import EventBus
 from .gc import Collector
-from .identifiers import check_labels, check_namespace
+from .identifiers import check_labels, check_namespace, quoted
 from .masks import select
 from .scope import Scope
 
@@ -55,7 +55,7 @@ class Namespaces:
 
         def change(conn: Connection) -> None:
             if _labels(conn, name) is not None:
-                raise AlreadyExists(f"namespace {name!r}: already exists", resource=f"namespace {name}")
+                raise AlreadyExists(f"namespace {quoted(name)}: already exists", resource=f"namespace {name}")
             conn.execute("INSERT INTO namespaces (name, labels) VALUES (?, ?)", (name, dump_labels(labels)))
 
         await self._db.write(change)
@@ -84,7 +84,7 @@ class Namespaces:
         def change(conn: Connection) -> Labels:
             ensure(conn, name)
             current = {"labels": _labels(conn, name) or NO_LABELS}
-            changed = select(f"namespace {name!r}", paths or ("labels",), current, {"labels": labels})[
+            changed = select(f"namespace {quoted(name)}", paths or ("labels",), current, {"labels": labels})[
                 "labels"
             ]
             text = dump_labels(changed)
@@ -108,10 +108,10 @@ class Namespaces:
 
         def change(conn: Connection) -> None:
             if _labels(conn, name) is None:
-                raise NotFound(f"namespace {name!r}: not found", resource=f"namespace {name}")
+                raise NotFound(f"namespace {quoted(name)}: not found", resource=f"namespace {name}")
             if kept := ", ".join(_holds(conn, name)):
                 raise FailedPrecondition(
-                    f'namespace "{name}" must be empty, but it still has {kept}: failed precondition',
+                    f"namespace {quoted(name)} must be empty, but it still has {kept}: failed precondition",
                     reason="NAMESPACE_NOT_EMPTY",
                     resource=f"namespace {name}",
                     hint=f"remove its {kept} first",

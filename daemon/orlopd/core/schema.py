@@ -139,6 +139,7 @@ CREATE INDEX edges_by_target ON edges (namespace, target);
 CREATE TABLE garbage (
     store TEXT NOT NULL,
     item TEXT NOT NULL,
+    size INTEGER NOT NULL,
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     UNIQUE (store, item)
 );

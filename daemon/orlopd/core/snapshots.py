@@ -27,7 +27,7 @@ from .db import Connection, Database, dump_labels, load_labels
 from .events import EventBus
 from .filters import parse
 from .gc import Collector
-from .identifiers import check_labels, check_namespace
+from .identifiers import check_labels, check_namespace, quoted
 from .locks import KeyedLocks
 from .masks import select
 from .namespaces import ensure
@@ -137,7 +137,7 @@ class NamespacedSnapshotter:
         def change(conn: Connection) -> rows.Row:
             row = rows.get(conn, scope.namespace, self.name, info.name)
             current, wanted = {"labels": row.labels}, {"labels": info.labels}
-            fields = select(f"snapshot {info.name!r}", paths or ("labels",), current, wanted)
+            fields = select(f"snapshot {quoted(info.name)}", paths or ("labels",), current, wanted)
             labels = load_labels(dump_labels(check_labels(fields["labels"], "info.Labels")))
             return rows.set_labels(conn, row, labels, now())
 
@@ -249,7 +249,7 @@ class NamespacedSnapshotter:
                 self._gc.unrecorded.discard((self.name, backend_key))
                 if isinstance(error, AlreadyExists) and target:
                     await self._adopt(scope, target, parent, backend_parent, labels)
-                    raise _exists(f"target snapshot {target!r}") from None
+                    raise _exists(f"target snapshot {quoted(target)}") from None
                 await self._discard(backend_key)
                 if isinstance(error, AlreadyExists):
                     raise Internal(f"snapshotter {self.name} has {backend_key} already: {error}") from error
@@ -267,7 +267,7 @@ class NamespacedSnapshotter:
         if taken is not None:
             # The caller will use what is there, so its lease holds that.
             await self._db.write(lambda conn: leases.hold(conn, scope, self._type, taken.key))
-            raise _exists(f"{'target snapshot' if taken is found_target else 'snapshot'} {taken.key!r}")
+            raise _exists(f"{'target snapshot' if taken is found_target else 'snapshot'} {quoted(taken.key)}")
         if not parent:
             return ""
         if found is None:
@@ -306,7 +306,7 @@ class NamespacedSnapshotter:
             ):
                 break
         else:
-            raise NotFound(f"target snapshot {target!r} in snapshotter {self.name}: not found")
+            raise NotFound(f"target snapshot {quoted(target)} in snapshotter {self.name}: not found")
         row = rows.Row(
             scope.namespace,
             self.name,
@@ -353,7 +353,7 @@ class NamespacedSnapshotter:
                     lambda conn: self._begin_commit(conn, scope, name, key, parent, backend_name, labels)
                 )
                 if row is None:
-                    raise _exists(f"snapshot {name!r}")
+                    raise _exists(f"snapshot {quoted(name)}")
                 try:
                     await self._backend.commit(backend_name, row.backend_key, _inherited(labels))
                 except BaseException:
@@ -459,7 +459,7 @@ def _lock(scope: Scope, key: str) -> str:
 
 
 def _exists(what: str) -> AlreadyExists:
-    return AlreadyExists(f"{what}: already exists", resource=what.removeprefix("target "))
+    return AlreadyExists(f"{what}: already exists")
 
 
 def _is_inherited(key: str) -> bool:

@@ -85,12 +85,17 @@ async def open_store(
             Diffs(content, parts.differs),
         )
         await store.snapshots.recover()
+        failure: Exception | None = None
         async with anyio.create_task_group() as group:
             await group.start(events.run)
             await group.start(gc.run)
             try:
                 yield store
-            finally:
-                group.cancel_scope.cancel()
+            except Exception as error:
+                # Raised below as it is, not in the group's clothes.
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
     finally:
         await db.aclose()

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orlopd.plugin.values import now
 
@@ -43,32 +44,28 @@ def sweep(conn: Connection, aliases: Mapping[str, str]) -> Swept:
         conn, "snapshots", "snapshotter, key, backend_key", "'s:' || snapshotter || '/' || key"
     )
     ingests = _unmarked(conn, "ingests", "ref, backend_ref", "'g:' || ref")
-    contents = _unmarked(conn, "contents", "digest", "'c:' || digest")
+    contents = _unmarked(conn, "contents", "digest, size", "'c:' || digest")
     images = _unmarked(conn, "images", "name", "'i:' || name")
     conn.execute("DELETE FROM temp.marked")
 
-    conn.executemany("DELETE FROM leases WHERE namespace = ? AND id = ?", leases)
-    conn.executemany(
-        "DELETE FROM snapshots WHERE namespace = ? AND snapshotter = ? AND key = ?",
-        [row[:3] for row in snapshots],
-    )
-    conn.executemany("DELETE FROM ingests WHERE namespace = ? AND ref = ?", [row[:2] for row in ingests])
-    conn.executemany("DELETE FROM contents WHERE namespace = ? AND digest = ?", contents)
-    conn.executemany("DELETE FROM images WHERE namespace = ? AND name = ?", images)
+    _delete(conn, "leases", ("id",), leases)
+    _delete(conn, "snapshots", ("snapshotter", "key"), snapshots)
+    _delete(conn, "ingests", ("ref",), ingests)
+    _delete(conn, "contents", ("digest",), contents)
+    _delete(conn, "images", ("name",), images)
 
-    for namespace, lease in leases:
-        graph.drop(conn, namespace, graph.node(graph.LEASE, lease))
-    for namespace, snapshotter, key, backend_key in snapshots:
-        graph.drop(conn, namespace, graph.snapshot_node(snapshotter, key))
-        graph.discard(conn, graph.snapshot_store(snapshotter), backend_key)
-    for namespace, ref, backend_ref in ingests:
-        graph.drop(conn, namespace, graph.node(graph.INGEST, ref))
-        graph.discard(conn, graph.INGEST_STORE, backend_ref)
-    for namespace, digest in contents:
-        graph.drop(conn, namespace, graph.node(graph.CONTENT, digest))
-        graph.discard(conn, graph.CONTENT_STORE, digest)
-    for namespace, name in images:
-        graph.drop(conn, namespace, graph.node(graph.IMAGE, name))
+    owners = [(row[0], graph.snapshot_node(row[1], row[2])) for row in snapshots]
+    for kind, rows in (
+        (graph.LEASE, leases),
+        (graph.INGEST, ingests),
+        (graph.CONTENT, contents),
+        (graph.IMAGE, images),
+    ):
+        owners += [(row[0], graph.node(kind, row[1])) for row in rows]
+    graph.drop_all(conn, owners)
+    graph.discard_all(conn, [(graph.snapshot_store(row[1]), row[3], 0) for row in snapshots])
+    graph.discard_all(conn, [(graph.INGEST_STORE, row[2], 0) for row in ingests])
+    graph.discard_all(conn, [(graph.CONTENT_STORE, row[1], row[2]) for row in contents])
 
     counts = {
         "leases": leases,
@@ -86,8 +83,13 @@ def sweep(conn: Connection, aliases: Mapping[str, str]) -> Swept:
     )
 
 
-def _unmarked(conn: Connection, table: str, columns: str, node: str) -> list[tuple[str, ...]]:
+def _unmarked(conn: Connection, table: str, columns: str, node: str) -> list[tuple[Any, ...]]:
     return conn.execute(
         f"SELECT namespace, {columns} FROM {table} o WHERE NOT EXISTS "
         f"(SELECT 1 FROM temp.marked m WHERE m.namespace = o.namespace AND m.node = {node})"
     ).fetchall()
+
+
+def _delete(conn: Connection, table: str, key: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    where = " AND ".join(f"{name} = ?" for name in ("namespace", *key))
+    conn.executemany(f"DELETE FROM {table} WHERE {where}", [row[: len(key) + 1] for row in rows])
