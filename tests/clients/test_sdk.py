@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC
 from pathlib import Path
@@ -16,6 +18,7 @@ import orlop
 from orlop import errors, values
 from orlop._address import default_address, grpc_target
 from orlop.values import ContainerSpec
+from tests.clients.conftest import ROOT, engine_process
 
 
 @pytest.fixture
@@ -186,8 +189,6 @@ async def test_no_daemon(tmp_path: Path) -> None:
 
 
 async def test_a_daemon_that_goes_away_in_the_middle(tmp_path: Path) -> None:
-    from tests.clients.conftest import engine_process
-
     (tmp_path / "records").mkdir()
     with engine_process(tmp_path) as (process, address):
         async with orlop.connect(address) as client, client.containers.run(spec("stubborn")) as session:
@@ -235,14 +236,21 @@ def test_the_sync_face(world: Any) -> None:
             session.write(b"x")
             session.close_stdin()
             assert [piece.data for piece in session] == [b"x"]
+            assert session.exit is not None
             assert session.exit.code == 0
-        assert client.images.import_([b"a", b"b"], name="n")[0].name == "n"
+        assert client.images.import_(archive=[b"a", b"b"], name="n")[0].name == "n"
         for _ in client.system.events():
             break
         with pytest.raises(errors.NotFound):
             client.containers.get("nobody")
         with pytest.raises(AttributeError):
-            _ = client.nothing
+            _ = client.nothing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_types_of_the_sync_face_are_those_of_the_async_api() -> None:
+    stub = ROOT / "clients" / "python" / "sync_stub.py"
+    done = subprocess.run([sys.executable, stub, "--check"], check=False)
+    assert done.returncode == 0, f"orlop/sync.pyi is not up to date: run {stub.relative_to(ROOT)}"
 
 
 def test_an_unknown_value_of_a_newer_daemon_is_no_error() -> None:

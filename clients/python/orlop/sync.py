@@ -29,7 +29,7 @@ from orlop._session import Session
 from orlop.client import Client
 from orlop.client import connect as connect_async
 
-STREAMS = {"import_": 0, "build": 1, "copy_in": 1}
+STREAMS = {"import_": "archive", "build": "root", "copy_in": "tar"}
 """Methods that take a stream of bytes, and which argument it is: any iterable of bytes will do here."""
 
 
@@ -75,11 +75,13 @@ class Face:
 
         return call
 
-    def _caller(self, method: Callable[..., Any], stream: int | None) -> Callable[..., Any]:
+    def _caller(self, method: Callable[..., Any], stream: str | None) -> Callable[..., Any]:
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if stream is not None and len(args) > stream:
-                args = (*args[:stream], from_thread(args[stream]), *args[stream + 1 :])
+            if stream is not None:
+                bound = inspect.signature(method).bind(*args, **kwargs)
+                bound.arguments[stream] = from_thread(bound.arguments[stream])
+                args, kwargs = bound.args, bound.kwargs
 
             async def run() -> Any:
                 result = method(*args, **kwargs)

@@ -105,20 +105,16 @@ class Live(Display):
 
     def _layer(self, event: BlobProgress) -> None:
         progress = self._started()
-        task = self._tasks.get(event.digest)
-        if task is None:
-            task = self._tasks[event.digest] = progress.add_task(
-                short(event.digest), total=None, state="", amount=""
-            )
         done = event.state in DONE
         total = event.total or (1 if done else None)
-        progress.update(
-            task,
-            total=total,
-            completed=total if done and total else event.current,
-            state=WORDS.get(event.state, ""),
-            amount=amount(event),
-        )
+        completed = total if done and total else event.current
+        words: dict[str, Any] = {"state": WORDS.get(event.state, ""), "amount": amount(event)}
+        task = self._tasks.get(event.digest)
+        if task is None:
+            name = short(event.digest)
+            self._tasks[event.digest] = progress.add_task(name, total=total, completed=completed, **words)
+        else:
+            progress.update(task, total=total, completed=completed, **words)
 
     def _started(self) -> Progress:
         # Drawn from the first layer on: running an image that is here draws nothing, and loads nothing.
