@@ -26,9 +26,12 @@ _BATCH = 64
 _UNKNOWN = {
     graph.CONTENT_STORE: """
         SELECT value FROM json_each(?)
-        WHERE value NOT IN (SELECT digest FROM contents) AND value NOT IN (SELECT expected FROM ingests)
+        WHERE NOT EXISTS (SELECT 1 FROM contents WHERE digest = value)
+        AND NOT EXISTS (SELECT 1 FROM ingests WHERE expected = value)
     """,
-    graph.INGEST_STORE: "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT backend_ref FROM ingests)",
+    graph.INGEST_STORE: """
+        SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM ingests WHERE backend_ref = value)
+    """,
 }
 _UNKNOWN_SNAPSHOTS = """
     SELECT value FROM json_each(?)
