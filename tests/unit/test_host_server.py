@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import tempfile
@@ -200,6 +201,14 @@ async def test_a_client_that_goes_away_cancels_the_handler() -> None:
         call.cancel()
         with anyio.fail_after(5):
             await cancelled.wait()
+
+
+@pytest.mark.parametrize("arity", ["unary_unary", "unary_stream"])
+async def test_a_cancellation_that_nobody_asked_for_is_a_fault(arity: str) -> None:
+    async with serving(service("test.S", **raising(asyncio.CancelledError()))) as (channel, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, f"/test.S/{arity}", arity)
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
 
 
 async def test_the_clients_deadline_ends_the_handler() -> None:

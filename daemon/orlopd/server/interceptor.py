@@ -117,8 +117,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 result = await body()
                 finish(span, context.code() or grpc.StatusCode.OK)
                 return result
-            except asyncio.CancelledError:
-                if task is not None and endless and self._stopping and not context.done():
+            except asyncio.CancelledError as error:
+                if task is not None and not task.cancelling():
+                    # Nobody cancelled this call: the handler has a bug, and its client would wait for ever.
+                    return await _abort(context, span, to_error(error, method))
+                if task is not None and endless and self._stopping:
                     task.uncancel()
                     return await _abort(context, span, _stopping())
                 finish(span, grpc.StatusCode.CANCELLED)
@@ -127,7 +130,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 finish(span, context.code() or grpc.StatusCode.UNKNOWN, context.details() or "")
                 raise
             except Exception as error:
-                if context.done():
+                if context.done() or (task is not None and task.cancelling()):
                     # The client has gone: there is nobody to tell, and writing to it is what failed.
                     finish(span, grpc.StatusCode.CANCELLED)
                     _log.debug("%s ended after its client had gone: %r", method, error)
