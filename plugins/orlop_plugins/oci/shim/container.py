@@ -338,7 +338,9 @@ class Container:
     async def _start_main(self) -> None:
         if self._restore is not None:
             await self._launch("restore", self._restore, "OCI runtime restore failed")
+            self.main.begin_input()
             return
+        self.main.begin_input()
         try:
             await self.runc.run("start", self.id)
         except Failure as failure:

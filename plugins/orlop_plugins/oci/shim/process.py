@@ -40,6 +40,7 @@ class Process:
         self._streams: Streams | None = None
         self._live = asyncio.Event()
         self._size: tuple[int, int] | None = None
+        self._input_closed = False
 
     async def wait(self) -> Ended:
         """How it ended, as soon as that is known and announced."""
@@ -114,7 +115,16 @@ class Process:
         if self._streams is not None:
             self._streams.resize(width, height)
 
+    def begin_input(self) -> None:
+        """It is about to run: pass on what a client's FIFO brings."""
+        if self._streams is not None:
+            self._streams.begin_input()
+            if self._input_closed:
+                self._streams.close_stdin()
+
     def close_stdin(self) -> None:
+        """No more input. Said before it runs, that is remembered."""
+        self._input_closed = True
         if self._streams is not None:
             self._streams.close_stdin()
 
@@ -182,6 +192,7 @@ class Exec(Process):
                 self.pid = int(pid_file.read_text())
                 future = host.reaper.adopt(self.pid)
             await self.take_streams(streams)
+            self.begin_input()
         except BaseException as error:
             self._fail(error)
             streams.close()

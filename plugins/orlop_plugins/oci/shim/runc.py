@@ -148,7 +148,7 @@ def explain(failure: Failure, what: str, program: str = "") -> OrlopError:
     :param program: the program that the process was to run
     """
     said = failure.message or f"exit status {failure.code}"
-    message = f"{what}: {said}: unknown"
+    message = f"{what}: {said}"
     name = f" {program!r}" if program else ""
     if _NOT_EXECUTABLE.search(said):
         return FailedPrecondition(

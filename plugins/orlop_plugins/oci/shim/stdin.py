@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import stat
 import termios
 from collections import deque
@@ -120,30 +121,36 @@ class StdinWriter:
 class FifoSource:
     """Relays a client's FIFO into a :class:`StdinWriter`.
 
-    It holds a writing end of its own until :meth:`let_go`, so that clients may come and go; the end of
-    standard input is the moment when nobody holds one. With ``once`` it lets go as soon as anything has
-    come: who pipes a script in ends it by closing the FIFO, and Debian's ``ctr`` does not say so besides
-    when its input ends before the task is made.
+    From :meth:`start` to :meth:`let_go` it holds a writing end of its own, so that clients may come and go;
+    the end of standard input is the moment when nobody holds one. A client that closed its end before the
+    start has said all it had to say: Debian's ctr, with a pipe on its own standard input, does not say so in
+    any other way.
     """
 
-    def __init__(self, path: str, writer: StdinWriter, *, once: bool) -> None:
+    def __init__(self, path: str, writer: StdinWriter) -> None:
         self._loop = asyncio.get_running_loop()
+        self._path = path
         self._writer = writer
-        self._once = once
         self._task: asyncio.Task[None] | None = None
         self._held = -1
         try:
-            if not stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116
-                raise FailedPrecondition(f"cannot use {path!r} as standard input: it is not a FIFO")
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._held = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise NotFound(f"cannot open {path!r} as standard input: no such file") from error
         except OSError as error:
             raise FailedPrecondition(f"cannot open {path!r} as standard input: {error.strerror}") from error
+        if not stat.S_ISFIFO(os.fstat(self._fd).st_mode):
+            os.close(self._fd)
+            raise FailedPrecondition(f"cannot use {path!r} as standard input: it is not a FIFO")
 
     def start(self) -> None:
-        """Begin to relay."""
+        """Begin to relay. May be called twice."""
+        if self._task is not None or self._fd < 0:
+            return
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        if not any(event & select.POLLHUP for _, event in poll.poll(0)):  # HUP: a writer came and went
+            self._held = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._task = self._loop.create_task(self._relay())
 
     def let_go(self) -> None:
@@ -178,8 +185,6 @@ class FifoSource:
                     continue
                 if not data:
                     break
-                if self._once:
-                    self.let_go()
                 with contextlib.suppress(FailedPrecondition):
                     await self._writer.write(data)
             self._writer.end()

@@ -80,7 +80,11 @@ class Streams:
                 self.hub.add_source(fd, stream)
             self._sources.clear()
         if self.stdio.stdin and self.stdin is not None:
-            self._fifo = FifoSource(self.stdio.stdin, self.stdin, once=self.console is None)
+            self._fifo = FifoSource(self.stdio.stdin, self.stdin)
+
+    def begin_input(self) -> None:
+        """The process is being started: pass on what its clients say."""
+        if self._fifo is not None:
             self._fifo.start()
 
     def resize(self, width: int, height: int) -> None:
