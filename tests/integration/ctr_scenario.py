@@ -34,7 +34,10 @@ class Scenario:
         self.address = address
         self.archive = archive
         self.folder = folder
-        self.masks: list[tuple[str, str]] = [(re.escape(str(folder)), "FOLDER")]
+        self.masks: list[tuple[str, str]] = [
+            (re.escape(str(folder)), "FOLDER"),
+            (re.escape(str(archive)), "ARCHIVE"),
+        ]
         self.steps: list[Step] = []
 
     def run(self, *words: str, name: str = "", stdin: bytes = b"", sort: bool = False) -> Said:
@@ -94,7 +97,8 @@ class Scenario:
         self.run("namespaces", "create", "team")
         self.run("namespaces", "create", "not/valid")
         self.run("namespaces", "ls")
-        self.run("namespaces", "label", "team", "c=d", "a=")
+        self.run("namespaces", "label", "team", "c=d")
+        self.run("namespaces", "label", "team", "a=")
         self.run("namespaces", "ls")
         self.run("namespaces", "ls", "-q")
         self.run("-n", "team", "images", "import", "--no-unpack", str(self.archive))
@@ -158,6 +162,7 @@ class Scenario:
     def snapshots(self) -> None:
         base = ctr(self.address, "snapshots", "ls").out.split()[3]
         target = self.folder / "where"
+        time.sleep(1)  # a collection that earlier steps brought about must not meet the view before its label
         self.run("snapshots", "prepare", "work", base)
         self.run("snapshots", "prepare", "work", base)
         self.run("snapshots", "prepare", "orphan", "nosuch")
@@ -198,7 +203,7 @@ class Scenario:
         self.run("run", "--rm", NAME, "first", "echo", "hello")
         self.run("run", "--rm", NAME, "second", "sh", "-c", "echo to stderr >&2; exit 7")
         self.run("run", "--rm", NAME, "third", "sh", stdin=b"echo hi $((1+2))\n")
-        self.run("run", "--rm", NAME, "fourth", "cat", stdin=b"x" * 300_000)
+        self.run("run", "--rm", NAME, "fourth", "wc", "-c", stdin=b"x" * 300_000)
         self.run("run", "--rm", NAME, "fifth", "no-such-program")
         self.run("run", "--rm", "docker.io/library/nothing:v1", "sixth")
         self.run(
@@ -216,6 +221,8 @@ class Scenario:
         )
         self.run("run", "--rm", "--read-only", NAME, "eighth", "sh", "-c", "echo x >/file")
         self.run("run", "--rm", NAME, "not/valid", "true")
+        leftover = ("snapshots", "info", "not/valid")
+        self.until(lambda: ctr(self.address, *leftover).code == 1, "the sweep of what a failed run left")
         self.run("run", "--rm", NAME, "ninth", "sh", "-c", "kill -9 $$")
         self.run("containers", "ls")
         self.run("snapshots", "ls")
@@ -305,4 +312,15 @@ def play_with_events(address: str, archive: Path, folder: Path) -> Iterator[Step
             events.wait(10)
     pids = r'"pid":\d+'
     text = masked((folder / "events").read_text(), *scenario.masks, (pids, '"pid":PID'))
-    yield Step("events", 0, text)
+    yield Step("events", 0, "\n".join(line for line in text.splitlines() if not newer(line)))
+
+
+def newer(line: str) -> bool:
+    """Whether a line tells of an event that containerd publishes since 2.x and not in Debian's 1.6.
+
+    It publishes the creation of content, of which this ctr says that it cannot decode it, and the removal
+    of snapshots by the collector, of which the session leaves two to it.
+    """
+    return "containerd.events.ContentCreate" in line or bool(
+        re.search(r'/snapshot/remove \{"key":"(?:sha256:\w+|not/valid)"\}', line)
+    )

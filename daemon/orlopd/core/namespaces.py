@@ -44,8 +44,8 @@ class Namespaces:
         self._events = events
         self._gc = gc
 
-    async def create(self, name: str, labels: Labels = NO_LABELS) -> Namespace:
-        """Make a namespace.
+    async def create(self, scope: Scope, name: str, labels: Labels = NO_LABELS) -> Namespace:
+        """Make a namespace. ``scope`` is the caller's, to whose namespace the event belongs.
 
         :raises AlreadyExists: it is there, be it that an object in it made it
         :raises InvalidArgument: the name or a label is malformed
@@ -59,7 +59,7 @@ class Namespaces:
             conn.execute("INSERT INTO namespaces (name, labels) VALUES (?, ?)", (name, dump_labels(labels)))
 
         await self._db.write(change)
-        await self._emit("create", "Create", name, labels)
+        await self._emit(scope, "create", "Create", name, labels)
         return Namespace(name, labels)
 
     async def get(self, name: str) -> Namespace:
@@ -73,7 +73,7 @@ class Namespaces:
         )
         return [Namespace(name, load_labels(labels)) for name, labels in rows]
 
-    async def update(self, name: str, labels: Labels, paths: Sequence[str] = ()) -> Namespace:
+    async def update(self, scope: Scope, name: str, labels: Labels, paths: Sequence[str] = ()) -> Namespace:
         """Replace all labels, or those that ``paths`` name as ``labels.KEY``. Made if it is not there.
 
         :raises InvalidArgument: a path, the name or a label is malformed
@@ -92,14 +92,10 @@ class Namespaces:
             return load_labels(text)
 
         changed = await self._db.write(change)
-        await self._emit("update", "Update", name, labels)
+        await self._emit(scope, "update", "Update", name, labels)
         return Namespace(name, changed)
 
-    async def set_labels(self, name: str, labels: Labels) -> Namespace:
-        """Replace all labels of a namespace."""
-        return await self.update(name, labels)
-
-    async def delete(self, name: str) -> None:
+    async def delete(self, scope: Scope, name: str) -> None:
         """Remove a namespace that holds no image, content, container or snapshot.
 
         :raises NotFound: it is not there
@@ -124,13 +120,11 @@ class Namespaces:
 
         await self._db.write(change)
         self._gc.schedule()
-        await self._emit("delete", "Delete", name, None)
+        await self._emit(scope, "delete", "Delete", name, None)
 
-    async def _emit(self, verb: str, message: str, name: str, labels: Labels | None) -> None:
+    async def _emit(self, scope: Scope, verb: str, message: str, name: str, labels: Labels | None) -> None:
         fields = {"name": name} if labels is None else {"name": name, "labels": labels}
-        await self._events.emit(
-            Scope(name), f"/namespaces/{verb}", f"containerd.events.Namespace{message}", fields
-        )
+        await self._events.emit(scope, f"/namespaces/{verb}", f"containerd.events.Namespace{message}", fields)
 
 
 def _labels(conn: Connection, name: str) -> Labels | None:

@@ -42,7 +42,7 @@ class Snapshotter(Protocol):
         ...
 
     async def usage(self, key: str) -> Usage:
-        """What the snapshot itself takes, its parents apart; live for an active one.
+        """What the snapshot itself takes, its parents apart; live for an active one, nothing for a view.
 
         :raises NotFound: no such snapshot
         """

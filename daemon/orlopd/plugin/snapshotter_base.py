@@ -123,6 +123,8 @@ class SnapshotterBase:
             row = self._db.get(key)
             if row.usage is not None:
                 return row.usage
+            if row.kind is SnapshotKind.VIEW:
+                return Usage()
             with _explained(f"cannot measure snapshot {key!r}"):
                 return self.measure(self._snapshot(row))
 

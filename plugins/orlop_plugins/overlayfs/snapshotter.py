@@ -42,7 +42,7 @@ class OverlaySnapshotter(SnapshotterBase):
         layers = [parent / "fs" for parent in snapshot.parents]
         if not layers or (not active and len(layers) == 1):
             only = layers[0] if layers else snapshot.path / "fs"
-            return [Mount("bind", str(only), ("rbind", "rw" if active else "ro"))]
+            return [Mount("bind", str(only), ("rw" if active else "ro", "rbind"))]
         options = list(self._options)
         if active:
             options.append(f"workdir={escape_option(str(snapshot.path / 'work'))}")

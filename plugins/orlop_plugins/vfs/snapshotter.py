@@ -23,9 +23,9 @@ class VfsSnapshotter(SnapshotterBase):
 
     def mount_points(self, snapshot: Snapshot) -> Sequence[Mount]:
         if snapshot.kind is SnapshotKind.ACTIVE:
-            return [Mount("bind", str(snapshot.path / "fs"), ("rbind", "rw"))]
+            return [Mount("bind", str(snapshot.path / "fs"), ("rw", "rbind"))]
         shown = snapshot.parents[0] if snapshot.parents else snapshot.path
-        return [Mount("bind", str(shown / "fs"), ("rbind", "ro"))]
+        return [Mount("bind", str(shown / "fs"), ("ro", "rbind"))]
 
     def measure(self, snapshot: Snapshot) -> Usage:
         return disk_usage(snapshot.path / "fs")

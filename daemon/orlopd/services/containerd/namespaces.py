@@ -11,6 +11,7 @@ from orlop_protos.containerd.services.namespaces.v1 import namespace_pb2, namesp
 from orlopd.core.core import Core
 from orlopd.core.namespaces import Namespace
 from orlopd.services.convert import paths_of
+from orlopd.services.scope import scope_of
 
 
 class NamespacesService(namespace_pb2_grpc.NamespacesServicer):
@@ -33,16 +34,20 @@ class NamespacesService(namespace_pb2_grpc.NamespacesServicer):
 
     async def Create(self, request: Any, context: Any) -> namespace_pb2.CreateNamespaceResponse:
         wanted = request.namespace
-        namespace = await self._namespaces.create(wanted.name, dict(wanted.labels))
+        namespace = await self._namespaces.create(
+            scope_of(context, default=wanted.name), wanted.name, dict(wanted.labels)
+        )
         return namespace_pb2.CreateNamespaceResponse(namespace=_message(namespace))
 
     async def Update(self, request: Any, context: Any) -> namespace_pb2.UpdateNamespaceResponse:
         wanted = request.namespace
-        namespace = await self._namespaces.update(wanted.name, dict(wanted.labels), paths_of(request))
+        namespace = await self._namespaces.update(
+            scope_of(context, default=wanted.name), wanted.name, dict(wanted.labels), paths_of(request)
+        )
         return namespace_pb2.UpdateNamespaceResponse(namespace=_message(namespace))
 
     async def Delete(self, request: Any, context: Any) -> empty_pb2.Empty:
-        await self._namespaces.delete(request.name)
+        await self._namespaces.delete(scope_of(context, default=request.name), request.name)
         return empty_pb2.Empty()
 
 
