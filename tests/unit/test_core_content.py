@@ -190,7 +190,7 @@ async def test_isolation_wants_the_bytes_except_from_shareable_namespaces(world:
         digest = await put(store, HELLO)
         async with await store.content.ingest(OTHER, "ref", expected=digest) as ingest:
             assert not ingest.shared
-        await store.namespaces.update("testing", {"containerd.io/namespace.shareable": "true"})
+        await store.namespaces.update(NS, "testing", {"containerd.io/namespace.shareable": "true"})
         async with await store.content.ingest(OTHER, "ref", expected=digest) as ingest:
             assert ingest.shared
 

@@ -150,9 +150,9 @@ async def test_every_change_of_an_object_is_told(tmp_path: Path) -> None:
         await store.containers.update(NS, box)
         await store.containers.delete(NS, "box")
         await store.content.delete(NS, digest)
-        await store.namespaces.create(NS, Scope("made"), "made", {"a": "1"})
-        await store.namespaces.update(NS, Scope("made"), "made", {"b": "1"})
-        await store.namespaces.delete(NS, Scope("made"), "made")
+        await store.namespaces.create(NS, "made", {"a": "1"})
+        await store.namespaces.update(NS, "made", {"b": "1"})
+        await store.namespaces.delete(NS, "made")
         seen = await heard(events, 14)
     assert [(each.namespace, each.topic, each.message, each.fields) for each in seen] == [
         *[

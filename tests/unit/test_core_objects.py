@@ -277,30 +277,26 @@ async def test_a_held_scope_has_a_lease_for_the_length_of_the_block(store: Store
 
 
 async def test_namespaces_are_made_and_labelled(store: Store) -> None:
-    await store.namespaces.create(NS, Scope("made"), "made", {"a": "1"})
+    await store.namespaces.create(NS, "made", {"a": "1"})
     with pytest.raises(AlreadyExists):
-        await store.namespaces.create(NS, Scope("made"), "made")
+        await store.namespaces.create(NS, "made")
     for name in ("", "a/b", "x" * 77, "-a", "a..b"):
         with pytest.raises(InvalidArgument):
-            await store.namespaces.create(NS, Scope("made"), name)
-    assert dict(
-        (await store.namespaces.update(NS, Scope("made"), "made", {"b": "2"}, ["labels.b"])).labels
-    ) == {
+            await store.namespaces.create(NS, name)
+    assert dict((await store.namespaces.update(NS, "made", {"b": "2"}, ["labels.b"])).labels) == {
         "a": "1",
         "b": "2",
     }
-    assert dict((await store.namespaces.update(NS, Scope("made"), "made", {}, ["labels.a"])).labels) == {
-        "b": "2"
-    }
-    assert dict((await store.namespaces.update(NS, Scope("made"), "made", {"c": "3"})).labels) == {"c": "3"}
+    assert dict((await store.namespaces.update(NS, "made", {}, ["labels.a"])).labels) == {"b": "2"}
+    assert dict((await store.namespaces.update(NS, "made", {"c": "3"})).labels) == {"c": "3"}
     with pytest.raises(InvalidArgument):
-        await store.namespaces.update(NS, Scope("made"), "made", {}, ["name"])
+        await store.namespaces.update(NS, "made", {}, ["name"])
     # As containerd: asking for one that is not there is no error, and makes none.
     assert dict((await store.namespaces.get("gone")).labels) == {}
     assert [namespace.name for namespace in await store.namespaces.list()] == ["made"]
-    await store.namespaces.delete(NS, Scope("made"), "made")
+    await store.namespaces.delete(NS, "made")
     with pytest.raises(NotFound):
-        await store.namespaces.delete(NS, Scope("made"), "made")
+        await store.namespaces.delete(NS, "made")
 
 
 async def test_objects_bring_their_namespace_about(store: Store) -> None:
@@ -317,7 +313,7 @@ async def test_a_namespace_that_holds_something_stays(store: Store, world: World
     await store.snapshots.for_name("mem").prepare(NS, "box", "")
     holds = 'images, blobs, containers, snapshots on "mem" snapshotter'
     with pytest.raises(FailedPrecondition, match=holds):
-        await store.namespaces.delete(NS, Scope("made"), "testing")
+        await store.namespaces.delete(NS, "testing")
     await store.images.delete(NS, "image")
     await store.content.delete(NS, digest)
     await store.containers.delete(NS, "box")
@@ -325,7 +321,7 @@ async def test_a_namespace_that_holds_something_stays(store: Store, world: World
     await store.leases.create(NS)
     async with await store.content.ingest(NS, "half") as ingest:
         await ingest.write(b"half")
-    await store.namespaces.delete(NS, Scope("made"), "testing")
+    await store.namespaces.delete(NS, "testing")
     await store.gc.collect()
     assert await store.namespaces.list() == []
     assert (world.blobs, world.ingests, world.snapshotter.snapshots) == (set(), 0, {})

@@ -408,7 +408,7 @@ class NamespacedSnapshotter:
             row = rows.get(conn, scope.namespace, self.name, key)
             if rows.has_children(conn, row):
                 raise FailedPrecondition(
-                    f"cannot remove snapshot {key} with child: failed precondition",
+                    "cannot remove snapshot with child: failed precondition",
                     reason="SNAPSHOT_HAS_CHILDREN",
                     resource=f"snapshot {key}",
                 )
