@@ -17,10 +17,10 @@ from orlopd.plugin.files import Folder, scan
 
 from .headers import REG, SYMLINK, Entry
 from .streams import CHUNK
+from .tree import OVERLAY_XATTRS
 from .writer import TarWriter, entry_of, hard_link, sparse_map
 
 _NANO = 1_000_000_000
-_OVERLAY = ("trusted.overlay.", "user.overlay.")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -43,7 +43,7 @@ class _Place:
         os.fchdir(self.folder.fd)
         path = self.path or "."
         names = sorted(
-            name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith(_OVERLAY)
+            name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith(OVERLAY_XATTRS)
         )
         return [(os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in names]
 
@@ -138,7 +138,9 @@ class Changes:
     ) -> Generator[tuple[_Change, _Place | None]]:
         old = lower.list() if lower is not None else {}
         new = upper.list()
-        hides = not self._bare or (bool(prefix) and any(upper.marked(mark + "opaque") for mark in _OVERLAY))
+        hides = not self._bare or (
+            bool(prefix) and any(upper.marked(mark + "opaque") for mark in OVERLAY_XATTRS)
+        )
         for name in sorted({*old, *new}, key=os.fsencode):
             named = prefix + os.fsencode(name)
             before, after = old.get(name), new.get(name)

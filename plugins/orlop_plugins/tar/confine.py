@@ -18,7 +18,7 @@ from orlopd.plugin.files import Folder
 from orlopd.plugin.mount import make_private, mount_all, overlay_layers, read_only
 from orlopd.plugin.values import Mount
 
-from .apply import Lowers, Whiteouts
+from .tree import Lowers, Whiteouts
 
 
 @dataclass(frozen=True, slots=True)

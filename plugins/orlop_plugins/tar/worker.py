@@ -14,12 +14,13 @@ from orlopd.plugin.errors import DataLoss, Internal, InvalidArgument, NotFound, 
 from orlopd.plugin.files import explain
 from orlopd.plugin.mount import die_with_parent
 
-from .apply import Applier, Whiteouts
+from .apply import Applier
 from .changes import Changes
 from .confine import enter, enter_trees, ground
 from .headers import TarReader
 from .jobs import ApplyJob, DiffJob, Job, Outcome, decode_job, encode_error
 from .streams import Raw, Stream
+from .tree import Tree, Whiteouts
 from .writer import TarWriter
 
 _PURGE_BUDGET = 10  # files that whiteouts may look at, for each entry allowed
@@ -95,12 +96,8 @@ def _apply(job: ApplyJob, fds: Sequence[int], report: _Reporter) -> Outcome:
     enter(job.mounts, where, job.scratch)
     raw = Raw(source, job.digest.partition(":")[0] or "sha256", report)
     stream = Stream(raw, job.limits)
-    applier = Applier(
-        where.whiteouts if job.whiteouts else Whiteouts.NONE,
-        where.lowers,
-        privileged=privileged,
-        budget=_PURGE_BUDGET * job.limits.entries,
-    )
+    tree = Tree(where.whiteouts if job.whiteouts else Whiteouts.NONE, where.lowers)
+    applier = Applier(tree, privileged=privileged, budget=_PURGE_BUDGET * job.limits.entries)
     try:
         applier.run(TarReader(stream, job.limits))
         digest = stream.finish()

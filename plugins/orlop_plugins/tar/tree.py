@@ -1,0 +1,227 @@
+"""The tree that an archive is written into: this process's root directory.
+
+Names are absolute paths in bytes. Symlinks on the way to a name lead inside the root, since there is nothing
+else; a name's last part is never followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from orlopd.plugin.errors import Internal
+from orlopd.plugin.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Folder, openat2, remove_tree, scan
+
+from .headers import show
+
+# Paths are bytes, as archives have them.
+# ruff: noqa: PTH101, PTH102, PTH115, PTH116
+
+T = TypeVar("T")
+
+OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_LINKS = 40
+_REMEMBERED = 10_000
+
+
+class Whiteouts(enum.Enum):
+    """What names beginning with ``.wh.`` mean (OCI image-spec, layer.md#whiteouts)."""
+
+    DELETE = "delete"
+    """The layers below are in the same tree: remove what is named."""
+    OVERLAY = "overlay"
+    """The tree is an upper directory: leave overlay's marks."""
+    NONE = "none"
+    """Nothing."""
+
+
+@dataclass(slots=True)
+class Lowers:
+    """The layers below an upper directory, topmost first, opened before the process was confined."""
+
+    folders: list[Folder] = field(default_factory=list[Folder])
+    opaque: str = "trusted.overlay.opaque"
+
+    def directory(self, path: bytes) -> int | None:
+        """Open what the layers below show at ``path``, if that is a directory."""
+        for folder in self.folders:
+            try:
+                return openat2(folder.fd, path, _FOLDER, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    return None
+        return None
+
+    def has(self, path: bytes) -> bool:
+        """Whether the layers below have anything at ``path``; true where that cannot be told."""
+        for folder in self.folders:
+            try:
+                os.close(
+                    openat2(
+                        folder.fd,
+                        path,
+                        os.O_PATH | os.O_NOFOLLOW,
+                        resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
+                    )
+                )
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                    continue
+            return True
+        return False
+
+    def top_names(self) -> set[bytes]:
+        """Every name in the top directories below."""
+        return {os.fsencode(name) for folder in self.folders for name, _ in scan(folder)}
+
+
+class Tree:
+    """What is known of the tree while an archive is written into it."""
+
+    def __init__(self, whiteouts: Whiteouts, lowers: Lowers) -> None:
+        self.whiteouts = whiteouts
+        self.lowers = lowers
+        self._parents: set[bytes] = set()
+        self._times: dict[bytes, int] = {}
+        self._opaque: set[bytes] = set()
+
+    def set_time(self, path: bytes, mtime_ns: int) -> None:
+        """Give a directory this time in the end: making what is in it would change it again."""
+        self._times[path] = mtime_ns
+
+    def keep_time(self, path: bytes, info: os.stat_result) -> None:
+        """Give a directory the time it has now, unless the archive says otherwise."""
+        self._times.setdefault(path, info.st_mtime_ns)
+
+    def settle_times(self) -> None:
+        """Give the directories their times."""
+        for path, mtime in self._times.items():
+            try:
+                if stat.S_ISDIR(os.lstat(path).st_mode):
+                    os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                    raise Internal(
+                        f"cannot set the time of directory {show(path)}: {error.strerror}"
+                    ) from error
+
+    def replace(self, path: bytes, make: Callable[[], T]) -> T:
+        """Make something new at ``path``; what is there goes first."""
+        try:
+            return make()
+        except FileExistsError:
+            self.remove(path)
+            return make()
+
+    def remove(self, path: bytes) -> None:
+        """Remove what is at ``path``, with all that is in it."""
+        self.forget_parents()  # names below it may come again as something else
+        self._times.pop(path, None)
+        remove_tree(path)
+
+    def forget_parents(self) -> None:
+        """Directories that were there may be gone."""
+        self._parents.clear()
+
+    def directory(self, path: bytes) -> None:
+        """Have a directory of the archive's own at ``path``, the one that is there or a new one."""
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                self.remove(path)
+                os.mkdir(path, 0o700)
+                # It takes the place of something: nothing from below may show through.
+                self.mark_opaque(path)
+        self._parents.add(path)
+
+    def parent(self, path: bytes) -> None:
+        """Have a directory at ``path``, making what is missing on the way.
+
+        :raises OSError: something else is there
+        """
+        if path in self._parents or path == b"/":
+            return
+        try:
+            info = os.stat(path)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            self._make_parents(path)
+        else:
+            if not stat.S_ISDIR(info.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            self.keep_time(path, info)
+        if len(self._parents) > _REMEMBERED:
+            self._parents.clear()
+        self._parents.add(path)
+
+    def mark_opaque(self, path: bytes) -> None:
+        """Hide what the layers below have in the directory ``path``."""
+        if self.whiteouts is Whiteouts.OVERLAY:
+            self._opaque.add(path)
+            os.setxattr(path, self.lowers.opaque, b"y", follow_symlinks=False)
+
+    def is_opaque(self, path: bytes) -> bool:
+        """Whether nothing from below shows in ``path``, because it or a directory above it hides it."""
+        while len(path) > 1:
+            if path in self._opaque:
+                return True
+            path = path.rpartition(b"/")[0]
+        return False
+
+    def _make_parents(self, path: bytes) -> None:
+        todo = path.strip(b"/").split(b"/")[::-1]
+        done: list[bytes] = []
+        followed = 0
+        while todo:
+            part = todo.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                done[-1:] = []
+                continue
+            here = b"/" + b"/".join([*done, part])
+            try:
+                info = os.lstat(here)
+            except FileNotFoundError:
+                self._make_parent(here)
+            else:
+                if stat.S_ISLNK(info.st_mode):
+                    followed += 1
+                    if followed > _LINKS:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                    to = os.readlink(here)
+                    if to.startswith(b"/"):
+                        done = []
+                    todo += to.split(b"/")[::-1]
+                    continue
+                if not stat.S_ISDIR(info.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+                self.keep_time(here, info)
+            done.append(part)
+
+    def _make_parent(self, path: bytes) -> None:
+        os.mkdir(path, 0o755)
+        below = self.lowers.directory(path.lstrip(b"/"))
+        if below is None:
+            return
+        # The upper directory's attributes are the ones that show: they have to be those from below.
+        try:
+            info = os.fstat(below)
+            os.chown(path, info.st_uid, info.st_gid)
+            os.chmod(path, stat.S_IMODE(info.st_mode))
+            for name in os.listxattr(below):
+                if not name.startswith(OVERLAY_XATTRS):
+                    with contextlib.suppress(OSError):
+                        os.setxattr(path, name, os.getxattr(below, name))
+            self.keep_time(path, info)
+        finally:
+            os.close(below)

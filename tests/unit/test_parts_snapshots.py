@@ -1,0 +1,182 @@
+"""The snapshotter base when things go wrong, and what the first-party snapshotters say of themselves."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from orlop_plugins.overlayfs import probe
+from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
+from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Skip
+from orlopd.plugin.mount import mount, unmount
+from orlopd.plugin.snapshotter_base import Snapshot, SnapshotterBase
+from orlopd.plugin.values import Mount
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Fragile(SnapshotterBase):
+    """Fails when told to, and waits when told to."""
+
+    fail: int = 0
+    gate: threading.Event | None = None
+    inside: threading.Event
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.inside = threading.Event()
+
+    def make(self, snapshot: Snapshot) -> None:
+        (snapshot.path / "fs").mkdir()
+        self.inside.set()
+        if self.gate is not None:
+            self.gate.wait(10)
+        if self.fail:
+            raise OSError(self.fail, "told to")
+
+    def mount_points(self, snapshot: Snapshot) -> Sequence[Mount]:
+        return [Mount("bind", str(snapshot.path / "fs"), ("rbind",))]
+
+
+def folders(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.glob("*/*"))
+
+
+async def test_a_snapshot_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    part = Fragile(tmp_path)
+    part.fail = errno.ENOSPC
+    with pytest.raises(ResourceExhausted, match="cannot make snapshot 'key'"):
+        await part.prepare("key", "")
+    assert folders(tmp_path) == []
+    part.fail = 0
+    await part.prepare("key", "")
+    await part.aclose()
+
+
+async def test_what_a_crash_left_is_swept(tmp_path: Path) -> None:
+    part = Fragile(tmp_path)
+    await part.prepare("key", "")
+    await part.aclose()
+    # Made, but its row was never written; and removed, but not deleted.
+    (tmp_path / "snapshots" / "2" / "fs").mkdir(parents=True)
+    (tmp_path / "trash" / "1" / "fs").mkdir(parents=True)
+    part = Fragile(tmp_path)
+    await part.cleanup()
+    assert folders(tmp_path) == ["snapshots/1"]
+    mounts = await part.prepare("other", "")
+    assert "/snapshots/3/" in mounts[0].source
+    await part.aclose()
+
+
+async def test_numbers_are_never_used_again(tmp_path: Path) -> None:
+    for number in range(3):
+        part = Fragile(tmp_path)
+        (made,) = await part.prepare("key", "")
+        assert made.source.endswith(f"/{number + 1}/fs")
+        await part.remove("key")
+        await part.aclose()
+
+
+async def test_a_parent_in_use_is_not_removed_while_its_child_is_made(tmp_path: Path) -> None:
+    part = Fragile(tmp_path)
+    await part.prepare("key", "")
+    await part.commit("base", "key")
+    part.gate = threading.Event()
+    part.inside.clear()
+    async with anyio.create_task_group() as group:
+        group.start_soon(part.prepare, "child", "base")
+        await anyio.to_thread.run_sync(part.inside.wait)
+        with pytest.raises(FailedPrecondition, match="becoming the parent"):
+            await part.remove("base")
+        await part.cleanup()  # leaves alone what is being made
+        part.gate.set()
+    await part.remove("child")
+    await part.remove("base")
+    assert folders(tmp_path) == []
+    await part.aclose()
+
+
+async def test_a_removal_that_does_not_work_now_is_made_up_for(tmp_path: Path) -> None:
+    part = Fragile(tmp_path)
+    (made,) = await part.prepare("key", "")
+    busy = Path(made.source) / "busy"
+    busy.mkdir()
+    mount(Mount("tmpfs", "tmpfs"), busy)
+    await part.remove("key")
+    assert folders(tmp_path) == ["trash/1"]
+    unmount(tmp_path)
+    await part.cleanup()
+    assert folders(tmp_path) == []
+    await part.aclose()
+
+
+async def test_keys_and_names_are_not_empty(tmp_path: Path) -> None:
+    part = Fragile(tmp_path)
+    with pytest.raises(InvalidArgument):
+        await part.prepare("", "")
+    await part.prepare("key", "")
+    with pytest.raises(InvalidArgument):
+        await part.commit("", "key")
+    await part.aclose()
+
+
+def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "snapshots.db") as newer:
+        newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(FailedPrecondition, match="has schema 99"):
+        Fragile(tmp_path)
+
+
+async def test_cve_2021_41103_folders_are_for_root_alone(tmp_path: Path) -> None:
+    part = OverlaySnapshotter(tmp_path)
+    await part.prepare("key", "")
+    assert (tmp_path / "snapshots").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "snapshots" / "1").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "snapshots.db").stat().st_mode & 0o777 == 0o600
+    await part.aclose()
+
+
+async def test_one_thousand_snapshots_on_one_base_walk_in_order(tmp_path: Path) -> None:
+    part = Fragile(tmp_path)
+    await part.prepare("key", "")
+    await part.commit("base", "key")
+    async with anyio.create_task_group() as group:
+        for number in range(600):
+            group.start_soon(part.prepare, f"key-{number}", "base")
+    assert len([info async for info in part.walk()]) == 601
+    await part.aclose()
+
+
+def test_the_probe_passes_here(tmp_path: Path) -> None:
+    probe.probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_probe_names_a_filesystem_that_cannot_be_an_upper_one(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    parts = [inner / name for name in ("lower", "upper", "work")]
+    for part in parts:
+        part.mkdir(parents=True)
+    lower, upper, work = parts
+    where = tmp_path / "where"
+    where.mkdir()
+    # An overlay itself cannot be one.
+    mount(Mount("overlay", "overlay", (f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}")), where)
+    try:
+        with pytest.raises(Skip, match="upper directory on overlay at"):
+            probe.probe(where)
+        assert list(where.iterdir()) == []
+    finally:
+        unmount(where)
