@@ -152,7 +152,7 @@ async def test_every_change_of_an_object_is_told(tmp_path: Path) -> None:
         await store.content.delete(NS, digest)
         await store.namespaces.create(NS, "made", {"a": "1"})
         await store.namespaces.update(NS, "made", {"b": "1"})
-        await store.namespaces.delete(NS, "made")
+        await store.namespaces.delete("made")
         seen = await heard(events, 14)
     assert [(each.namespace, each.topic, each.message, each.fields) for each in seen] == [
         *[
@@ -211,7 +211,7 @@ async def test_every_change_of_an_object_is_told(tmp_path: Path) -> None:
             "containerd.events.NamespaceUpdate",
             {"name": "made", "labels": {"b": "1"}},
         ),
-        ("testing", "/namespaces/delete", "containerd.events.NamespaceDelete", {"name": "made"}),
+        ("made", "/namespaces/delete", "containerd.events.NamespaceDelete", {"name": "made"}),
     ]
 
 

@@ -89,6 +89,28 @@ async def test_only_well_formed_references_count(store: Store, label: str, kept:
     assert await digests(store) == ({parent, child} if kept else {parent})
 
 
+async def test_names_of_any_kind_are_kept(store: Store) -> None:
+    """What SQL and the graph could take for their own means nothing in a name."""
+    names = ["a/b/c", "%_'\"--", "s:x", "C:UPPER", "\n\t", "ünïcödé", "i:", "x" * 4000, "0"]
+    snapshotter = store.snapshots.for_name("mem")
+    digest = await put(store, b"blob")
+    lease = Scope("testing", (await store.leases.create(NS, "s:odd/'lease")).id)
+    for name in names:
+        await put_image(store, name, digest)
+        await snapshotter.prepare(lease, name, "")
+        async with await store.content.ingest(lease, name):
+            pass
+    await store.gc.collect()
+    assert {image.name for image in await store.images.list(NS)} == set(names)
+    assert await keys(store) == set(names)
+    assert {status.ref for status in await store.content.statuses(NS)} == set(names)
+    for name in names:
+        await store.images.delete(NS, name)
+    await store.leases.delete(NS, lease.lease)
+    await store.gc.collect()
+    assert (await digests(store), await keys(store)) == (set(), set())
+
+
 async def test_root_labels_keep_content_and_snapshots(store: Store) -> None:
     rooted = await put(store, b"rooted", {"root": "2020-01-01T00:00:00Z"})
     snapshotter = store.snapshots.for_name("mem")

@@ -60,6 +60,8 @@ async def test_an_image_is_kept_as_given(store: Store) -> None:
     "image",
     [
         Image("", TARGET),
+        Image("zero\0byte", TARGET),
+        Image("x" * 4097, TARGET),
         Image("name", Descriptor(MANIFEST, "sha256:abc", 10)),
         Image("name", Descriptor(MANIFEST, TARGET.digest, 0)),
         Image("name", Descriptor("", TARGET.digest, 10)),
@@ -294,9 +296,9 @@ async def test_namespaces_are_made_and_labelled(store: Store) -> None:
     # As containerd: asking for one that is not there is no error, and makes none.
     assert dict((await store.namespaces.get("gone")).labels) == {}
     assert [namespace.name for namespace in await store.namespaces.list()] == ["made"]
-    await store.namespaces.delete(NS, "made")
+    await store.namespaces.delete("made")
     with pytest.raises(NotFound):
-        await store.namespaces.delete(NS, "made")
+        await store.namespaces.delete("made")
 
 
 async def test_objects_bring_their_namespace_about(store: Store) -> None:
@@ -313,7 +315,7 @@ async def test_a_namespace_that_holds_something_stays(store: Store, world: World
     await store.snapshots.for_name("mem").prepare(NS, "box", "")
     holds = 'images, blobs, containers, snapshots on "mem" snapshotter'
     with pytest.raises(FailedPrecondition, match=holds):
-        await store.namespaces.delete(NS, "testing")
+        await store.namespaces.delete("testing")
     await store.images.delete(NS, "image")
     await store.content.delete(NS, digest)
     await store.containers.delete(NS, "box")
@@ -321,7 +323,7 @@ async def test_a_namespace_that_holds_something_stays(store: Store, world: World
     await store.leases.create(NS)
     async with await store.content.ingest(NS, "half") as ingest:
         await ingest.write(b"half")
-    await store.namespaces.delete(NS, "testing")
+    await store.namespaces.delete("testing")
     await store.gc.collect()
     assert await store.namespaces.list() == []
     assert (world.blobs, world.ingests, world.snapshotter.snapshots) == (set(), 0, {})

@@ -111,7 +111,7 @@ class Containers:
         if not container.id:
             raise InvalidArgument("must specify a container id: invalid argument")
 
-        def change(conn: Connection) -> Container:
+        def change(conn: Connection) -> tuple[Container, bool]:
             current = _get(conn, scope.namespace, container.id)
             if not paths:
                 if current.snapshotter != container.snapshotter:
@@ -132,10 +132,12 @@ class Containers:
                 (*row.values(), scope.namespace, container.id),
             )
             _put_graph(conn, scope.namespace, changed)
-            return changed
+            return changed, current.snapshot_key != changed.snapshot_key
 
-        changed = await self._db.write(change)
-        self._gc.schedule()
+        changed, moved = await self._db.write(change)
+        if moved:
+            # The snapshot it had before may be garbage now.
+            self._gc.schedule()
         fields: dict[str, FieldValue] = {
             "id": changed.id,
             "image": changed.image,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from orlopd.plugin.content import BlobReader, ContentStore
-from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from orlopd.plugin.errors import AlreadyExists, NotFound, ResourceExhausted, Unavailable
 from orlopd.plugin.values import NO_LABELS, IngestStatus, Labels, check_digest, now, sha256
 
 from . import blobs, graph, ingests, leases
@@ -17,7 +17,7 @@ from .db import Connection, Database, dump_labels, load_labels
 from .events import EventBus
 from .filters import parse
 from .gc import Collector
-from .identifiers import check_labels, check_namespace
+from .identifiers import check_labels, check_name, check_namespace
 from .ingests import NamespacedIngest
 from .masks import select
 from .namespaces import SHAREABLE_LABEL
@@ -27,7 +27,6 @@ from .shield import shielded
 __all__ = ["Content", "ContentInfo", "NamespacedIngest", "Sharing"]
 
 PAGE = 500
-MAX_REF = 4096
 
 
 class Sharing(enum.Enum):
@@ -190,8 +189,7 @@ class Content:
         :raises NotFound: the scope's lease does not exist
         """
         check_namespace(scope.namespace)
-        if not ref or len(ref) > MAX_REF:
-            raise InvalidArgument(f"ref must not be empty nor longer than {MAX_REF}: invalid argument")
+        check_name(ref, "ref")
         if expected:
             check_digest(expected)
         fresh_ref = f"{scope.namespace}/{await self._db.next_id()}/{ref}"

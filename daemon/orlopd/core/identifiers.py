@@ -9,6 +9,7 @@ from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.values import Labels
 
 MAX_IDENTIFIER = 76
+MAX_NAME = 4096
 MAX_LABEL = 4096
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
@@ -40,6 +41,23 @@ def check_identifier(value: str, what: str = "identifier") -> str:
             f"{what} {quoted(value)} must be letters and digits, "
             "joined by single '.', '-' or '_': invalid argument"
         )
+    return value
+
+
+def check_name(value: str, what: str) -> str:
+    """Return ``value`` if it may name an image, a snapshot, a lease or an ingest: any text but none too long.
+
+    :raises InvalidArgument: empty, longer than 4096 characters, or with a zero byte
+    """
+    if not value:
+        raise InvalidArgument(f"{what} must not be empty: invalid argument")
+    if len(value) > MAX_NAME:
+        raise InvalidArgument(
+            f"{what} {quoted(value)} has {len(value)} characters, "
+            f"at most {MAX_NAME} are allowed: invalid argument"
+        )
+    if "\0" in value:
+        raise InvalidArgument(f"{what} {quoted(value)} must not have a zero byte: invalid argument")
     return value
 
 

@@ -15,7 +15,7 @@ from .db import Connection, Database, dump_labels, from_micros, insert, load_lab
 from .events import EventBus
 from .filters import Adaptor, FieldPath, in_map, parse
 from .gc import Collector
-from .identifiers import check_labels, check_namespace, quoted
+from .identifiers import check_labels, check_name, check_namespace, quoted
 from .masks import select
 from .namespaces import ensure
 from .scope import Scope
@@ -105,7 +105,7 @@ class Images:
         if not image.name:
             raise InvalidArgument("image name is required for update: invalid argument")
 
-        def change(conn: Connection) -> Image:
+        def change(conn: Connection) -> tuple[Image, bool]:
             current = _get(conn, scope.namespace, image.name)
             fields = select(
                 f"image {quoted(image.name)}", paths or ("labels", "target"), _fields(current), _fields(image)
@@ -122,12 +122,13 @@ class Images:
                 (*row.values(), scope.namespace, image.name),
             )
             _put_graph(conn, scope.namespace, changed)
-            return changed
+            return changed, current.target.digest != changed.target.digest
 
-        changed = await self._db.write(change)
+        changed, moved = await self._db.write(change)
         self._note_expiry(changed)
-        # What it pointed at before may be garbage now.
-        self._gc.schedule()
+        if moved:
+            # What it pointed at before may be garbage now.
+            self._gc.schedule()
         await self._emit(scope, "update", "Update", {"name": changed.name, "labels": changed.labels})
         return changed
 
@@ -168,8 +169,7 @@ class Images:
 
 def _normal(image: Image) -> Image:
     """The image as it is kept, checked."""
-    if not image.name:
-        raise InvalidArgument("image name must not be empty: invalid argument")
+    check_name(image.name, "image name")
     check_labels(image.labels, "image.Labels")
     target = image.target
     check_digest(target.digest)

@@ -132,7 +132,14 @@ class NamespacedIngest:
             raise FailedPrecondition(
                 f"{quoted(self._ref)} unexpected digest {self._expected}: failed precondition"
             )
-        actual = digest or await self.digest()
+        actual = await self.digest()
+        if digest and digest != actual and digest.startswith("sha256:"):
+            raise FailedPrecondition(
+                f"unexpected commit digest {actual}, expected {digest}: failed precondition",
+                reason="DIGEST_MISMATCH",
+                resource=f"ingest {self._ref}",
+            )
+        actual = digest or actual
         # Not to be cancelled between the store's half and the metadata's.
         with shielded():
             blob = await self._commit(actual, offset, labels)

@@ -15,7 +15,7 @@ from . import graph
 from .db import Connection, Database, dump_labels, from_micros, insert, load_labels, to_micros
 from .filters import Adaptor, FieldPath, in_map, parse
 from .gc import Collector
-from .identifiers import check_labels, check_namespace, quoted
+from .identifiers import check_labels, check_name, check_namespace, quoted
 from .namespaces import ensure
 from .scope import Scope
 from .shield import shielded
@@ -55,7 +55,8 @@ class Leases:
         """
         check_namespace(scope.namespace)
         check_labels(labels, "lease.Labels")
-        lease = Lease(id or _random_id(), labels=load_labels(dump_labels(labels)))
+        name = check_name(id or _random_id(), "lease id")
+        lease = Lease(name, labels=load_labels(dump_labels(labels)))
         expires = graph.expiry(labels)
 
         def change(conn: Connection) -> None:
@@ -230,6 +231,7 @@ def _check_resource(resource: Resource) -> None:
         raise Unimplemented(f"resource type {quoted(resource.type)} cannot be leased: not implemented")
     if not well_formed:
         raise InvalidArgument(f"invalid resource type {quoted(resource.type)}: invalid argument")
+    check_name(resource.id, "resource id")
     if word == "content":
         check_digest(resource.id)
 

@@ -95,8 +95,10 @@ class Namespaces:
         await self._emit(scope, "update", "Update", name, labels)
         return Namespace(name, changed)
 
-    async def delete(self, scope: Scope, name: str) -> None:
+    async def delete(self, name: str) -> None:
         """Remove a namespace that holds no image, content, container or snapshot.
+
+        Its last event is its own, as with containerd; those before belong to the caller's namespace.
 
         :raises NotFound: it is not there
         :raises FailedPrecondition: it still holds something; the message says what
@@ -120,7 +122,7 @@ class Namespaces:
 
         await self._db.write(change)
         self._gc.schedule()
-        await self._emit(scope, "delete", "Delete", name, None)
+        await self._emit(Scope(name), "delete", "Delete", name, None)
 
     async def _emit(self, scope: Scope, verb: str, message: str, name: str, labels: Labels | None) -> None:
         fields = {"name": name} if labels is None else {"name": name, "labels": labels}

@@ -27,7 +27,7 @@ from .db import Connection, Database, dump_labels, load_labels
 from .events import EventBus
 from .filters import parse
 from .gc import Collector
-from .identifiers import check_labels, check_namespace, quoted
+from .identifiers import check_labels, check_name, check_namespace, quoted
 from .locks import KeyedLocks
 from .masks import select
 from .namespaces import ensure
@@ -150,7 +150,6 @@ class NamespacedSnapshotter:
                 labels |= _inherited(row.labels)
                 if labels != found.labels:
                     found = await self._backend.set_labels(row.backend_key, labels)
-        self._gc.schedule()
         return rows.info(row, found)
 
     async def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]:
@@ -227,8 +226,7 @@ class NamespacedSnapshotter:
         self, scope: Scope, key: str, parent: str, labels: Labels, kind: SnapshotKind
     ) -> Sequence[Mount]:
         check_namespace(scope.namespace)
-        if not key:
-            raise InvalidArgument("snapshot key must not be empty: invalid argument")
+        check_name(key, "snapshot key")
         check_labels(labels, "info.Labels")
         target = labels.get(TARGET_LABEL, "")
         async with self._locks.hold(_lock(scope, key), *([_lock(scope, target)] if target else [])):
@@ -341,8 +339,7 @@ class NamespacedSnapshotter:
         :raises NotFound: ``key`` names none, or the scope's lease does not exist
         :raises FailedPrecondition: ``key`` is not active
         """
-        if not name:
-            raise InvalidArgument("snapshot name must not be empty: invalid argument")
+        check_name(name, "snapshot name")
         check_labels(labels, "info.Labels")
         labels = load_labels(dump_labels(labels))
         async with self._locks.hold(_lock(scope, name), _lock(scope, key)):

@@ -47,7 +47,7 @@ class NamespacesService(namespace_pb2_grpc.NamespacesServicer):
         return namespace_pb2.UpdateNamespaceResponse(namespace=_message(namespace))
 
     async def Delete(self, request: Any, context: Any) -> empty_pb2.Empty:
-        await self._namespaces.delete(scope_of(context, default=request.name), request.name)
+        await self._namespaces.delete(request.name)
         return empty_pb2.Empty()
 
 
