@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import signal
 import subprocess
 import tarfile
@@ -16,6 +17,10 @@ from tests.support.ctr import Said, ctr, masked
 NAME = "docker.io/library/parity:v1"
 OTHER = "docker.io/library/parity:v2"
 ABSENT = "sha256:" + "0" * 64
+CONTAINERS = {
+    *("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"),
+    *("long", "made"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,14 @@ class Scenario:
             (re.escape(str(folder)), "FOLDER"),
             (re.escape(str(archive)), "ARCHIVE"),
         ]
+        # Cgroups are named for namespace and id alone: another daemon's test may play the same session.
+        self.tag = secrets.token_hex(3)
+        self.masks.append((rf"-{self.tag}\b", ""))
         self.steps: list[Step] = []
 
     def run(self, *words: str, name: str = "", stdin: bytes = b"", sort: bool = False) -> Said:
-        """One call of ctr, recorded."""
+        """One call of ctr, recorded. Words that name a container get this session's tag."""
+        words = tuple(f"{word}-{self.tag}" if word in CONTAINERS else word for word in words)
         said = ctr(
             self.address, *words, stdin=stdin, hold=0.8 if stdin and words[0] in ("run", "tasks") else 0
         )
@@ -66,7 +75,7 @@ class Scenario:
     def status(self, task: str) -> str:
         """A task's status, as ``ctr tasks ls`` says it; empty when there is no such task."""
         for line in ctr(self.address, "tasks", "ls").out.splitlines()[1:]:
-            if line.split()[0] == task:
+            if line.split()[0] == f"{task}-{self.tag}":
                 return line.split()[2]
         return ""
 
@@ -234,7 +243,7 @@ class Scenario:
         self.run("tasks", "ls")
         self.run("tasks", "ls", "-q")
         self.run("tasks", "ps", "long")
-        metrics = ctr(self.address, "tasks", "metrics", "long")
+        metrics = ctr(self.address, "tasks", "metrics", f"long-{self.tag}")
         self.record(
             "tasks metrics", metrics.code, re.sub(r"(?m)( +)(\d+|\[[\d ]*\])\s*$", r"\1N", metrics.out)
         )

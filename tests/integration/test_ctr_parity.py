@@ -81,9 +81,12 @@ def test_every_listing_is_the_same(played: tuple[list[Step], list[Step]]) -> Non
 
 
 def test_every_failure_is_of_the_same_kind(played: tuple[list[Step], list[Step]]) -> None:
-    theirs, ours = (
-        [(s.name, kinds(s.text)) for s in side if s.code and not word_by_word(s)] for side in played
-    )
+    def failures(side: list[Step]) -> list[tuple[str, list[str]]]:
+        # Of a program that is not there containerd says "unknown" where we say which kind of error it is.
+        failed = [step for step in side if step.code and "no-such-program" not in step.name]
+        return [(step.name, kinds(step.text)) for step in failed if not word_by_word(step)]
+
+    theirs, ours = map(failures, played)
     assert theirs
     assert ours == theirs
 
