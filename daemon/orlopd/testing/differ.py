@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
 import subprocess
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -18,150 +15,19 @@ import pytest
 
 from orlopd.plugin.diff import Differ
 from orlopd.plugin.errors import DataLoss, InvalidArgument, OrlopError
-from orlopd.plugin.mount import mount_points
 from orlopd.plugin.values import Descriptor, Mount, sha256
 
-from ._open import Factory, opened
+from ._hostile import HostileArchives
+from ._layers import DOCKER, GZIP, TAR, ZSTD, Host, below, children, listing, rich_tree
+from ._open import Factory
 from .archives import Member, archive, folder, gzipped, header, link, padded, symlink
-from .blobs import FileBlob, MemoryBlob, MemoryIngest
+from .blobs import FileBlob, MemoryBlob
 
-TAR = "application/vnd.oci.image.layer.v1.tar"
-GZIP = f"{TAR}+gzip"
-ZSTD = f"{TAR}+zstd"
-DOCKER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-SECRET = "of the host"
+__all__ = ["DifferKit", "Factory", "below", "listing", "rich_tree"]
 
 
-class Host:
-    """Folders of one test: a layer to fill, and a file outside that no archive may reach."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.secret = path / "secret"
-        self.secret.write_text(SECRET)
-        self.secret.chmod(0o600)
-        self.before = self.secret.stat()
-
-    def folder(self, name: str) -> Path:
-        """A fresh folder, or the one there is."""
-        made = self.path / name
-        made.mkdir(mode=0o755, exist_ok=True)
-        return made
-
-    def bind(self, name: str) -> list[Mount]:
-        """Such a folder as mounts."""
-        return [Mount("bind", str(self.folder(name)), ("rbind", "rw"))]
-
-    def check(self) -> None:
-        """Nothing outside the layer was touched."""
-        after = self.secret.stat()
-        assert self.secret.read_text() == SECRET
-        assert (after.st_mode, after.st_nlink, after.st_mtime_ns, after.st_uid) == (
-            *(self.before.st_mode, 1, self.before.st_mtime_ns, self.before.st_uid),
-        )
-
-
-def listing(root: Path) -> dict[str, Any]:
-    """All there is to know of a tree, but times of access and of change."""
-    names: dict[tuple[int, int], str] = {}
-    found: dict[str, Any] = {}
-    for path in (root, *sorted(root.rglob("*"))):
-        info = path.lstat()
-        name = str(path.relative_to(root))
-        first = names.setdefault((info.st_dev, info.st_ino), name)
-        what: Any = None
-        if stat.S_ISLNK(info.st_mode):
-            what = str(path.readlink())
-        elif stat.S_ISREG(info.st_mode):
-            what = path.read_bytes()
-        elif not stat.S_ISDIR(info.st_mode):
-            what = info.st_rdev
-        xattrs = {
-            key: os.getxattr(path, key, follow_symlinks=False)
-            for key in sorted(os.listxattr(path, follow_symlinks=False))
-            if not key.startswith("trusted.overlay.")
-        }
-        found[name] = (info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, what, xattrs, first)
-    return found
-
-
-def below(root: Path) -> dict[str, Any]:
-    """The same without the top directory itself, which no layer has an entry for."""
-    found = listing(root)
-    del found["."]
-    return found
-
-
-def rich_tree(root: Path) -> None:
-    """One of everything."""
-    (root / "etc").mkdir()
-    (root / "etc/motd").write_text("hello")
-    (root / "etc/motd").chmod(0o4751)
-    os.chown(root / "etc/motd", 1000, 1 << 22)
-    os.chmod(root / "etc/motd", 0o4751)  # noqa: PTH101 - chown cleared it
-    os.utime(root / "etc/motd", ns=(0, 1_234_567_890_987_654_321))
-    os.setxattr(root / "etc/motd", "user.colour", b"b\0lue\n")
-    (root / "empty").touch()
-    os.utime(root / "empty", ns=(0, -1_500_000_000))
-    os.link(root / "etc/motd", root / "other-name")
-    (root / "link").symlink_to("etc/motd")
-    (root / "dangling").symlink_to("/nowhere/" + "x" * 300)
-    os.mkfifo(root / "fifo")
-    os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mknod(root / "block", stat.S_IFBLK | 0o600, os.makedev(7, 200))
-    long = root / ("d" * 200)
-    long.mkdir()
-    (long / ("f" * 200)).write_text("long")
-    (root / "ünï©ode\n").write_text("odd")
-    (root / "big").write_bytes(os.urandom(3 << 20))
-    with (root / "sparse").open("wb") as file:
-        file.truncate(8 << 20)
-        for at in (1 << 20, 5 << 20):
-            file.seek(at)
-            file.write(b"data" * 1024)
-    (root / "etc").chmod(0o1777)
-    os.utime(root / "etc", ns=(0, 77_000_000_007))
-
-
-@pytest.mark.anyio
-class DifferKit:
+class DifferKit(HostileArchives):
     """Derive from it and define the fixture ``factory``."""
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
-
-    @pytest.fixture
-    def factory(self) -> Factory[Differ]:
-        """How to make the differ."""
-        raise NotImplementedError("define a fixture 'factory' that returns how to make the differ")
-
-    @pytest.fixture
-    def host(self, tmp_path: Path) -> Host:
-        return Host(tmp_path)
-
-    @pytest.fixture
-    async def differ(
-        self, factory: Factory[Differ], host: Host, anyio_backend: Any
-    ) -> AsyncGenerator[Differ]:
-        async with opened(factory, host.folder("differ")) as part:
-            yield part
-        assert mount_points(host.path) == []
-        host.check()
-
-    async def apply(
-        self, differ: Differ, mounts: Sequence[Mount], data: bytes, media_type: str = TAR
-    ) -> Descriptor:
-        """Apply a layer that is in no file."""
-        return await differ.apply(Descriptor(media_type, sha256(data), len(data)), MemoryBlob(data), mounts)
-
-    async def diff(
-        self, differ: Differ, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str = TAR
-    ) -> tuple[bytes, str]:
-        """A layer and its diff id."""
-        sink = MemoryIngest()
-        diff_id = await differ.diff(lower, upper, media_type, sink)
-        return bytes(sink.data), diff_id
 
     # Applying.
 
@@ -361,171 +227,14 @@ class DifferKit:
 
         data = archive([Member("a", b"x" * 100_000)])
         await self.apply(differ, host.bind("before"), data)
-        before = await anyio.to_thread.run_sync(_children)
+        before = await anyio.to_thread.run_sync(children)
         with anyio.move_on_after(0.5) as scope:
             await differ.apply(Descriptor(TAR, sha256(data), len(data)), Stuck(data), host.bind("layer"))
         assert scope.cancelled_caught
         with anyio.fail_after(5):
-            while await anyio.to_thread.run_sync(_children) - before:  # noqa: ASYNC110 - nobody tells
+            while await anyio.to_thread.run_sync(children) - before:  # noqa: ASYNC110 - nobody tells
                 await anyio.sleep(0.05)
         await self.apply(differ, host.bind("after"), data)
-
-    # Hostile archives.
-
-    @pytest.mark.parametrize(
-        "members",
-        [
-            [Member("../secret", b"hacked")],
-            [Member("a/../../secret", b"hacked")],
-            [folder("../outside")],
-            [link("mine", "../secret")],
-            [link("mine", "a/../../secret")],
-            [Member("a\0b", pax={b"path": b"a\0../secret"})],
-            [Member("x", pax={b"path": b"../secret"})],
-            [Member(".wh..")],
-            [Member(".wh...")],
-            [Member("d/.wh..")],
-            [Member(".wh.")],
-            [Member("", b"x"), Member(".", b"x")],
-            [symlink("/", "/etc")],
-            [Member("f", b"1"), Member("f/x", b"1")],
-            [link("missing", "nothing")],
-            [folder("d"), link("l", "d")],
-            [Member("dev", type=b"3", device=(1 << 20, 0))],
-            [Member("dev", type=b"4", device=(8, -1))],
-            [Member("odd", type=b"Z")],
-            [Member("a", uid=(1 << 32) - 1)],
-            [Member("a", gid=-1)],
-            [Member("x" * 90, pax={b"path": b"y/" * 3000 + b"z"})],
-            [Member("x", pax={b"path": b"n" * 300})],
-            [Member("x", pax={b"mtime": b"nan"})],
-            [Member("x", pax={b"size": b"-1"})],
-            [Member("x", pax={b"size": b"9" * 30})],
-        ],
-    )
-    async def test_an_archive_that_cannot_be_right_is_refused(
-        self, differ: Differ, host: Host, members: list[Member]
-    ) -> None:
-        with pytest.raises(InvalidArgument) as caught:
-            await self.apply(differ, host.bind("layer"), archive(members))
-        assert "\n" not in caught.value.message
-        assert len(caught.value.message) < 600
-        host.check()
-
-    @pytest.mark.parametrize("target", ["{host}", "../../../../../../../../{host}", "/proc/self/root/{host}"])
-    async def test_cve_2025_47290_no_write_goes_through_a_symlink_outside(
-        self, differ: Differ, host: Host, target: str
-    ) -> None:
-        away = target.format(host=host.path)
-        members = [
-            symlink("way", away),
-            Member("way/secret", b"hacked"),
-            folder("way/made"),
-            symlink("deep", "way"),
-            Member("deep/secret", b"hacked", mode=0o777),
-        ]
-        with contextlib.suppress(InvalidArgument):
-            await self.apply(differ, host.bind("layer"), archive(members))
-        host.check()
-        assert not (host.path / "made").exists()
-
-    async def test_cve_2025_47290_a_name_is_first_a_directory_then_a_symlink(
-        self, differ: Differ, host: Host
-    ) -> None:
-        members = [
-            folder("d"),
-            Member("d/secret", b"first"),
-            symlink("d", str(host.path)),
-            Member("d/secret", b"hacked"),
-            Member("d/.wh.secret"),
-            Member("d/.wh..wh..opq"),
-        ]
-        with contextlib.suppress(InvalidArgument):
-            await self.apply(differ, host.bind("layer"), archive(members))
-        host.check()
-
-    async def test_cve_2021_32760_no_link_changes_the_mode_of_a_host_file(
-        self, differ: Differ, host: Host
-    ) -> None:
-        members = [
-            symlink("s", str(host.secret)),
-            Member("h", type=b"1", link="s", mode=0o777, uid=5, mtime=1),
-            Member("s2", type=b"2", link=str(host.secret), mode=0o777, uid=5),
-            Member("h2", type=b"1", link=str(host.secret), mode=0o777),
-        ]
-        with pytest.raises(InvalidArgument):
-            await self.apply(differ, host.bind("layer"), archive(members))
-        host.check()
-        assert (host.folder("layer") / "h").is_symlink()
-
-    async def test_cve_2025_4517_a_long_chain_of_symlinks_leads_nowhere(
-        self, differ: Differ, host: Host
-    ) -> None:
-        # The path through the chain is too long to resolve, where a check might give up and a write not.
-        members: list[Member] = []
-        path = ""
-        for letter in "abcdefghijklmnop":
-            members += [folder(f"{path}{'d' * 240}"), symlink(f"{path}{letter}", "d" * 240)]
-            path += f"{letter}/"
-        members += [
-            symlink(f"{path}{'l' * 250}", "../" * 16),
-            symlink("escape", f"{path}{'l' * 250}/../../../.." + str(host.path)),
-            Member("escape/secret", b"hacked"),
-            link("flag", "escape/secret"),
-            Member("flag", b"hacked"),
-        ]
-        with contextlib.suppress(InvalidArgument):
-            await self.apply(differ, host.bind("layer"), archive(members))
-        host.check()
-
-    async def test_cve_2025_8194_negative_sizes_end_at_once(self, differ: Differ, host: Host) -> None:
-        for size in (-1, -512, -(1 << 62)):
-            with pytest.raises(InvalidArgument):
-                await self.apply(differ, host.bind("layer"), archive([Member("a", b"", size=size)]))
-        with pytest.raises(OrlopError):
-            await self.apply(differ, host.bind("layer"), archive([header(b"p", b"x", -512), Member("a")]))
-
-    async def test_cve_2024_6232_evil_headers_burn_no_time(self, differ: Differ, host: Host) -> None:
-        for records in (
-            b"1" * 500_000,
-            b"0 " * 250_000,
-            b"11 a=b" * 80_000,
-            b" " * 500_000,
-            b"9999999999 a=b\n",
-        ):
-            head = header(b"p", b"x", len(records)) + padded(records)
-            begun = time.monotonic()
-            with pytest.raises(InvalidArgument):
-                await self.apply(differ, host.bind("layer"), archive([head, Member("a")]))
-            assert time.monotonic() - begun < 3
-
-    async def test_cve_2026_41567_nothing_of_the_layer_is_run(self, differ: Differ, host: Host) -> None:
-        trap = b"open('/trapped', 'w')\n"
-        names = (
-            "encodings/idna.py",
-            "encodings/cp437.py",
-            "gzip",
-            "usr/bin/unpigz",
-            "bin/gzip",
-            "linecache.py",
-        )
-        members = [Member(name, trap, mode=0o755) for name in names]
-        modules = ("traceback", "linecache", "tokenize", "encodings/cp1250", "zstandard/__init__")
-        members += [Member(f"{module}.py", trap) for module in modules]
-        with pytest.raises(OrlopError):
-            await self.apply(differ, host.bind("layer"), archive([*members, Member("x", type=b"Z")]))
-        await self.apply(differ, host.bind("layer"), gzipped(archive(members)), GZIP)
-        assert not (host.folder("layer") / "trapped").exists()
-
-    async def test_overlays_own_attributes_do_not_come_from_an_archive(
-        self, differ: Differ, host: Host
-    ) -> None:
-        marks = {
-            b"SCHILY.xattr.trusted.overlay.redirect": b"/etc",
-            b"SCHILY.xattr.trusted.overlay.opaque": b"y",
-        }
-        await self.apply(differ, host.bind("layer"), archive([Member("d", type=b"5", pax=marks)]))
-        assert os.listxattr(host.folder("layer") / "d") == []
 
     # Writing.
 
@@ -589,20 +298,3 @@ class DifferKit:
             await self.diff(differ, [], missing)
         with pytest.raises(OrlopError):
             await self.apply(differ, missing, archive([]))
-
-
-def _children() -> set[int]:
-    """Every process below this one."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if fields[0] != "Z":
-                parents[int(entry.name)] = int(fields[1])
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
