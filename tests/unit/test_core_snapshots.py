@@ -280,7 +280,7 @@ async def test_labels_change_by_mask(mem: NamespacedSnapshotter, world: World) -
 async def test_a_list_is_filtered_and_whole(
     mem: NamespacedSnapshotter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orlopd.core.snapshots._PAGE", 2)
+    monkeypatch.setattr("orlopd.core.snapshotter._PAGE", 2)
     await mem.prepare(NS, "a", "", {})
     await mem.commit(NS, "base", "a", {"x": "1"})
     for key in ("b", "c", "d"):

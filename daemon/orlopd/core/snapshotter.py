@@ -1,0 +1,411 @@
+"""One snapshotter as each namespace sees it.
+
+A backend knows a snapshot as ``NAMESPACE/NUMBER/KEY``, and no number is ever used again. A commit is
+noted before the backend does it, so that after a crash it can be told whether it happened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+from orlopd.plugin.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OrlopError,
+    Unimplemented,
+)
+from orlopd.plugin.snapshots import Snapshotter
+from orlopd.plugin.values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage, now
+
+from . import graph, leases
+from . import snapshot_rows as rows
+from .db import Connection, Database, dump_labels, load_labels
+from .events import EventBus
+from .filters import parse
+from .gc import Collector
+from .identifiers import check_labels, check_name, check_namespace, quoted
+from .locks import KeyedLocks
+from .masks import select
+from .namespaces import ensure
+from .scope import Scope
+from .shield import shielded
+
+log = logging.getLogger("orlopd.snapshots")
+
+TARGET_LABEL = "containerd.io/snapshot.ref"
+"""On prepare: the name under which a remote snapshotter may have the whole snapshot already."""
+
+_INHERITED_PREFIX = "containerd.io/snapshot/"
+_PAGE = 200
+
+
+class NamespacedSnapshotter:
+    """One snapshotter, by the keys of a scope's namespace. A scope's lease holds each that a call makes."""
+
+    def __init__(
+        self, name: str, backend: Snapshotter, db: Database, events: EventBus, gc: Collector
+    ) -> None:
+        self.name = name
+        self._type = f"snapshots/{name}"
+        self._backend = backend
+        self._db = db
+        self._events = events
+        self._gc = gc
+        self._locks = KeyedLocks()
+
+    async def stat(self, scope: Scope, key: str) -> SnapshotInfo:
+        """What is known of a snapshot. :raises NotFound: there is none of this key"""
+        row = await self._get(scope, key)
+        return rows.info(row, await self._stat(row))
+
+    async def _stat(self, row: rows.Row) -> SnapshotInfo:
+        try:
+            return await self._backend.stat(row.backend_key)
+        except NotFound:
+            raise rows.not_found(row.key) from None
+
+    async def update(self, scope: Scope, info: SnapshotInfo, paths: Sequence[str] = ()) -> SnapshotInfo:
+        """Change a snapshot's labels: all of them, or those that ``paths`` name as ``labels.KEY``.
+
+        :raises NotFound: there is none of this key
+        :raises InvalidArgument: a path or a label is malformed
+        """
+        if not info.name:
+            raise InvalidArgument("snapshot name must not be empty: invalid argument")
+
+        def change(conn: Connection) -> rows.Row:
+            row = rows.get(conn, scope.namespace, self.name, info.name)
+            current, wanted = {"labels": row.labels}, {"labels": info.labels}
+            fields = select(f"snapshot {quoted(info.name)}", paths or ("labels",), current, wanted)
+            labels = load_labels(dump_labels(check_labels(fields["labels"], "info.Labels")))
+            return rows.set_labels(conn, row, labels, now())
+
+        async with self._locks.hold(_lock(scope, info.name)):
+            found = await self._stat(await self._get(scope, info.name))
+            with shielded():
+                row = await self._db.write(change)
+                # What the backend has of its own stays.
+                labels = {key: value for key, value in found.labels.items() if not _is_inherited(key)}
+                labels |= _inherited(row.labels)
+                if labels != found.labels:
+                    found = await self._backend.set_labels(row.backend_key, labels)
+        return rows.info(row, found)
+
+    async def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[SnapshotInfo]:
+        """Every snapshot by key, read page by page.
+
+        Filters know ``name``, ``parent``, ``kind`` and ``labels.KEY``.
+
+        :raises InvalidArgument: a filter is malformed
+        """
+        wanted = parse(filters)
+        after = ""
+        while True:
+
+            def page(conn: Connection, after: str = after) -> list[rows.Row]:
+                return rows.page(conn, scope.namespace, self.name, after, _PAGE)
+
+            found = await self._db.read(page)
+            for row in found:
+                info = rows.info(row)
+                if wanted.match(rows.adapt(info)):
+                    yield info
+            if len(found) < _PAGE:
+                return
+            after = found[-1].key
+
+    async def usage(self, scope: Scope, key: str) -> Usage:
+        """What a snapshot itself takes. :raises NotFound: there is none of this key"""
+        row = await self._get(scope, key)
+        try:
+            return await self._backend.usage(row.backend_key)
+        except NotFound:
+            raise rows.not_found(key) from None
+
+    async def mounts(self, scope: Scope, key: str) -> Sequence[Mount]:
+        """The mounts of an active snapshot or a view.
+
+        :raises NotFound: there is none of this key
+        :raises FailedPrecondition: it is committed
+        """
+        row = await self._get(scope, key)
+        if row.kind is SnapshotKind.COMMITTED:
+            raise FailedPrecondition(
+                f"snapshot {key} is committed and cannot be mounted: failed precondition",
+                resource=f"snapshot {key}",
+                hint="make a view of it",
+            )
+        try:
+            return await self._backend.mounts(row.backend_key)
+        except NotFound:
+            raise rows.not_found(key) from None
+
+    async def prepare(
+        self, scope: Scope, key: str, parent: str = "", labels: Labels = NO_LABELS
+    ) -> Sequence[Mount]:
+        """Make a writable snapshot on a committed one ("" for an empty one).
+
+        :raises AlreadyExists: ``key`` names a snapshot, or the target that the labels name is there
+        :raises NotFound: ``parent`` names none, or the scope's lease does not exist
+        :raises FailedPrecondition: ``parent`` is not committed
+        :raises InvalidArgument: the key or a label is malformed
+        """
+        mounts = await self._create(scope, key, parent, labels, SnapshotKind.ACTIVE)
+        fields = {"key": key, "parent": parent, "snapshotter": self.name}
+        await self._events.emit(scope, "/snapshot/prepare", "containerd.events.SnapshotPrepare", fields)
+        return mounts
+
+    async def view(
+        self, scope: Scope, key: str, parent: str = "", labels: Labels = NO_LABELS
+    ) -> Sequence[Mount]:
+        """Make a read-only snapshot. Raises as prepare."""
+        return await self._create(scope, key, parent, labels, SnapshotKind.VIEW)
+
+    async def _create(
+        self, scope: Scope, key: str, parent: str, labels: Labels, kind: SnapshotKind
+    ) -> Sequence[Mount]:
+        check_namespace(scope.namespace)
+        check_name(key, "snapshot key")
+        check_labels(labels, "info.Labels")
+        target = labels.get(TARGET_LABEL, "")
+        async with self._locks.hold(_lock(scope, key), *([_lock(scope, target)] if target else [])):
+            backend_parent = await self._check_new(scope, key, target, parent)
+            backend_key = f"{scope.namespace}/{await self._db.next_id()}/{key}"
+            row = rows.Row(
+                scope.namespace, self.name, key, backend_key, kind, parent, load_labels(dump_labels(labels))
+            )
+            make = self._backend.prepare if kind is SnapshotKind.ACTIVE else self._backend.view
+            self._gc.unrecorded.add((self.name, backend_key))
+            try:
+                mounts = await make(backend_key, backend_parent, _inherited(labels))
+                with shielded():
+                    await self._db.write(lambda conn: self._record(conn, scope, row, backend_parent))
+                self._gc.unrecorded.discard((self.name, backend_key))
+                return mounts
+            except BaseException as error:
+                self._gc.unrecorded.discard((self.name, backend_key))
+                if isinstance(error, AlreadyExists) and target:
+                    await self._adopt(scope, target, parent, backend_parent, labels)
+                    raise _exists(f"target snapshot {quoted(target)}") from None
+                await self._discard(backend_key)
+                if isinstance(error, AlreadyExists):
+                    raise Internal(f"snapshotter {self.name} has {backend_key} already: {error}") from error
+                raise
+
+    async def _check_new(self, scope: Scope, key: str, target: str, parent: str) -> str:
+        def find(conn: Connection) -> Sequence[rows.Row | None]:
+            return [
+                rows.find(conn, scope.namespace, self.name, name) if name else None
+                for name in (target, key, parent)
+            ]
+
+        found_target, found_key, found = await self._db.read(find)
+        taken = found_target or found_key
+        if taken is not None:
+            # The caller will use what is there, so its lease holds that.
+            await self._db.write(lambda conn: leases.hold(conn, scope, self._type, taken.key))
+            raise _exists(f"{'target snapshot' if taken is found_target else 'snapshot'} {quoted(taken.key)}")
+        if not parent:
+            return ""
+        if found is None:
+            raise NotFound(
+                f"parent snapshot {parent} does not exist: not found", resource=f"snapshot {parent}"
+            )
+        if found.kind is not SnapshotKind.COMMITTED:
+            raise FailedPrecondition(
+                f"parent snapshot {parent} is not committed: failed precondition",
+                resource=f"snapshot {parent}",
+            )
+        return found.backend_key
+
+    def _record(self, conn: Connection, scope: Scope, row: rows.Row, backend_parent: str) -> None:
+        ensure(conn, scope.namespace)
+        if row.parent:
+            # It may have been removed, and even made anew, while the backend worked.
+            parent = rows.find(conn, scope.namespace, self.name, row.parent)
+            if parent is None or parent.backend_key != backend_parent:
+                raise NotFound(
+                    f"parent snapshot {row.parent} does not exist any more: not found",
+                    resource=f"snapshot {row.parent}",
+                )
+        rows.add(conn, row)
+        leases.hold(conn, scope, self._type, row.key)
+
+    async def _adopt(
+        self, scope: Scope, target: str, parent: str, backend_parent: str, labels: Labels
+    ) -> None:
+        """Take the committed snapshot that the backend has for ``target`` into the namespace."""
+        async for info in self._backend.walk():
+            if (
+                info.kind is SnapshotKind.COMMITTED
+                and info.labels.get(TARGET_LABEL) == target
+                and info.parent == backend_parent
+            ):
+                break
+        else:
+            raise NotFound(f"target snapshot {quoted(target)} in snapshotter {self.name}: not found")
+        row = rows.Row(
+            scope.namespace,
+            self.name,
+            target,
+            info.name,
+            SnapshotKind.COMMITTED,
+            parent,
+            {**info.labels, **labels},
+            info.created_at,
+            info.updated_at,
+        )
+        await self._db.write(lambda conn: self._record(conn, scope, row, backend_parent))
+
+    async def _discard(self, backend_key: str) -> None:
+        """Have the collector remove what the backend made, or half made, and nobody will know."""
+        with shielded():
+            try:
+                await self._db.write(
+                    lambda conn: graph.discard(conn, graph.snapshot_store(self.name), backend_key)
+                )
+                self._gc.schedule()
+            except OrlopError as error:
+                log.warning("%s snapshot %s is left until the next start: %s", self.name, backend_key, error)
+
+    async def commit(
+        self, scope: Scope, name: str, key: str, labels: Labels = NO_LABELS, *, parent: str = ""
+    ) -> None:
+        """Turn the active snapshot ``key`` into the committed one ``name``; ``key`` is gone then.
+
+        :param parent: a new parent; only the one it has is supported
+        :raises AlreadyExists: ``name`` names a snapshot
+        :raises NotFound: ``key`` names none, or the scope's lease does not exist
+        :raises FailedPrecondition: ``key`` is not active
+        """
+        check_name(name, "snapshot name")
+        check_labels(labels, "info.Labels")
+        labels = load_labels(dump_labels(labels))
+        async with self._locks.hold(_lock(scope, name), _lock(scope, key)):
+            backend_name = f"{scope.namespace}/{await self._db.next_id()}/{name}"
+            # Not to be cancelled between the backend's half and the metadata's.
+            with shielded():
+                row = await self._db.write(
+                    lambda conn: self._begin_commit(conn, scope, name, key, parent, backend_name, labels)
+                )
+                if row is None:
+                    raise _exists(f"snapshot {quoted(name)}")
+                try:
+                    await self._backend.commit(backend_name, row.backend_key, _inherited(labels))
+                except BaseException:
+                    await self._db.write(lambda conn: self._undo_commit(conn, scope, name))
+                    raise
+                await self._db.write(lambda conn: self._finish_commit(conn, scope, name))
+        fields = {"key": key, "name": name, "snapshotter": self.name}
+        await self._events.emit(scope, "/snapshot/commit", "containerd.events.SnapshotCommit", fields)
+
+    def _begin_commit(
+        self,
+        conn: Connection,
+        scope: Scope,
+        name: str,
+        key: str,
+        parent: str,
+        backend_name: str,
+        labels: Labels,
+    ) -> rows.Row | None:
+        leases.hold(conn, scope, self._type, name)
+        if rows.find(conn, scope.namespace, self.name, name) is not None:
+            # Told, not raised: the lease on what is there must survive the transaction.
+            return None
+        row = rows.get(conn, scope.namespace, self.name, key)
+        if row.kind is not SnapshotKind.ACTIVE:
+            raise FailedPrecondition(
+                f"snapshot {key} is not active: failed precondition", resource=f"snapshot {key}"
+            )
+        if parent and parent != row.parent:
+            raise Unimplemented(f"cannot commit snapshot {key} on another parent: not implemented")
+        rows.begin_commit(conn, row, name, backend_name, labels)
+        return row
+
+    def _finish_commit(self, conn: Connection, scope: Scope, name: str) -> None:
+        commit = rows.end_commit(conn, scope.namespace, self.name, name)
+        if commit is not None:
+            rows.replace(conn, commit)
+            leases.let_go(conn, scope, self._type, commit.key)
+
+    def _undo_commit(self, conn: Connection, scope: Scope, name: str) -> None:
+        rows.end_commit(conn, scope.namespace, self.name, name)
+        leases.let_go(conn, scope, self._type, name)
+
+    async def remove(self, scope: Scope, key: str) -> None:
+        """Remove a snapshot; the collector removes its files.
+
+        :raises NotFound: there is none of this key
+        :raises FailedPrecondition: it has children
+        """
+
+        def change(conn: Connection) -> None:
+            row = rows.get(conn, scope.namespace, self.name, key)
+            if rows.has_children(conn, row):
+                raise FailedPrecondition(
+                    "cannot remove snapshot with child: failed precondition",
+                    reason="SNAPSHOT_HAS_CHILDREN",
+                    resource=f"snapshot {key}",
+                )
+            rows.remove(conn, row)
+            leases.let_go(conn, scope, self._type, key)
+
+        async with self._locks.hold(_lock(scope, key)):
+            await self._db.write(change)
+        self._gc.schedule()
+        fields = {"key": key, "snapshotter": self.name}
+        await self._events.emit(scope, "/snapshot/remove", "containerd.events.SnapshotRemove", fields)
+
+    async def cleanup(self, scope: Scope) -> None:
+        """Have the backend delete what earlier removals and crashes left behind."""
+        await self._backend.cleanup()
+
+    async def recover(self) -> None:
+        """See :meth:`Snapshots.recover`."""
+        for commit in await self._db.read(lambda conn: rows.commits(conn, self.name)):
+            try:
+                await self._backend.stat(commit.backend_name)
+                happened = True
+            except NotFound:
+                happened = False
+            except OrlopError as error:
+                log.warning("cannot tell whether snapshot %s was committed: %s", commit.name, error)
+                continue
+            log.info(
+                "commit of snapshot %s was cut short, %s it",
+                commit.name,
+                "finishing" if happened else "undoing",
+            )
+
+            def settle(conn: Connection, commit: rows.Commit = commit, happened: bool = happened) -> None:
+                if happened:
+                    self._finish_commit(conn, Scope(commit.namespace), commit.name)
+                else:
+                    rows.end_commit(conn, commit.namespace, self.name, commit.name)
+
+            await self._db.write(settle)
+
+    async def _get(self, scope: Scope, key: str) -> rows.Row:
+        return await self._db.read(lambda conn: rows.get(conn, scope.namespace, self.name, key))
+
+
+def _lock(scope: Scope, key: str) -> str:
+    return f"{scope.namespace}/{key}"
+
+
+def _exists(what: str) -> AlreadyExists:
+    return AlreadyExists(f"{what}: already exists")
+
+
+def _is_inherited(key: str) -> bool:
+    return key == TARGET_LABEL or key.startswith(_INHERITED_PREFIX)
+
+
+def _inherited(labels: Labels) -> Labels:
+    # The rest is the metadata's business, and would only grow stale in the backend.
+    return {key: value for key, value in labels.items() if _is_inherited(key)}
