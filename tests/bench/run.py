@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import time
 from pathlib import Path
 
 from tests.bench._pairs import compare
@@ -42,6 +43,10 @@ def main() -> None:
         both("ctr images import", "images", "import", str(archive))
         for address in sides:
             do(address, "tasks", "kill", "-s", "9", "long")
+            while "STOPPED" not in ctr(address, "tasks", "ls").out:
+                time.sleep(0.05)
+            ctr(address, "tasks", "rm", "long")  # its exit code is the task's: 137
+            do(address, "containers", "rm", "long")
 
 
 if __name__ == "__main__":
