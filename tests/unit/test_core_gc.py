@@ -282,12 +282,53 @@ async def test_deletions_cause_a_collection_by_themselves(world: World) -> None:
 
 async def test_an_expiry_causes_a_collection_by_itself(world: World) -> None:
     async with world.open(gc_startup_delay=0) as store:
+        await anyio.sleep(0.5)  # past the collection at the start, which would see the lease
         soon = (now() + timedelta(seconds=1)).isoformat()
         lease = await store.leases.create(NS, labels={"containerd.io/gc.expire": soon})
         await put(store, b"blob", scope=Scope("testing", lease.id))
         await anyio.sleep(0.3)
         assert len(world.blobs) == 1
         await eventually(lambda: not world.blobs)
+
+
+async def test_many_changes_cause_a_collection_by_themselves(world: World) -> None:
+    async with world.open(gc_startup_delay=0) as store:
+        await anyio.sleep(0.5)
+        await put(store, b"loose")
+        await anyio.sleep(0.5)
+        assert len(world.blobs) == 1
+        for number in range(100):
+            await store.namespaces.update(NS, "testing", {"number": str(number)})
+        await eventually(lambda: not world.blobs)
+
+
+async def test_what_goes_again_while_its_note_is_worked_off_is_not_forgotten(
+    store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remover = store.gc._data
+    strike_off = remover._strike_off
+    await store.gc.collect()
+    await store.content.delete(NS, await put(store, b"again"))
+
+    async def late(notes: list[object]) -> None:
+        if notes:
+            monkeypatch.undo()
+            await store.content.delete(NS, await put(store, b"again"))
+        await strike_off(notes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(remover, "_strike_off", late)
+    await store.gc.collect()
+    assert len(world.blobs) == 1
+    await store.gc.collect()
+    assert world.blobs == set()
+
+
+async def test_a_shared_ingest_keeps_what_it_stands_for(store: Store) -> None:
+    digest = await put(store, b"blob", {"root": "x"})
+    async with await store.content.ingest(OTHER, "ref", expected=digest):
+        await put(store, b"blob", scope=OTHER)
+        await store.gc.collect()
+        assert await digests(store, OTHER) == {digest}
 
 
 async def test_collections_asked_for_together_share_one(
