@@ -33,7 +33,9 @@ def compare(
             side.append(time.perf_counter() - begun if said is None else said)
     mine, theirs = map(statistics.median, figures)
     rates = f"; {amount / mine:.0f} and {amount / theirs:.0f} {unit}/s" if amount else ""
-    print(f"{name}: ratio {mine / theirs:.2f}  (orlop {mine * 1000:.0f} ms, peer {theirs * 1000:.0f} ms{rates})")
+    print(
+        f"{name}: ratio {mine / theirs:.2f}  (orlop {mine * 1000:.0f} ms, peer {theirs * 1000:.0f} ms{rates})"
+    )
     for label, side in zip(("orlop", "peer"), figures, strict=True):
         print(f"    {label}: {' '.join(f'{figure:.3f}' for figure in side)}", flush=True)
     return mine / theirs

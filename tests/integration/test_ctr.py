@@ -1,4 +1,4 @@
-"""What ``ctr`` does beside the listings that are compared with containerd's: streams, terminals, long waits."""
+"""What ``ctr`` does beside the listings that are compared with containerd: streams, terminals, waits."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,14 +47,14 @@ def kinds(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Step], list[Step]]]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Step], list[Step]]:
     folder = tmp_path_factory.mktemp("parity")
     archive = save_archive(folder / "image.tar", "docker.io/library/parity:v1")
     with containerd() as peer:
         theirs = list(play_with_events(peer.address, archive, fresh(folder / "theirs")))
     with Daemon() as daemon:
         ours = list(play_with_events(str(daemon.socket), archive, fresh(folder / "ours")))
-    yield theirs, ours
+    return theirs, ours
 
 
 def fresh(folder: Path) -> Path:

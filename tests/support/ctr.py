@@ -1,4 +1,4 @@
-"""Runs the real ``ctr`` and masks what may differ between two daemons: times, pids, sizes on disk, folders."""
+"""Runs the real ``ctr`` and masks what may differ between two daemons: times, pids, sizes, folders."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ def test_a_spec_is_json_of_version_1_0_2() -> None:
 
 def test_cve_2022_24769_no_capability_is_inheritable_or_ambient() -> None:
     # CVE-2022-27649 and CVE-2022-27652 are the same in other engines.
-    for options in ({}, {"cap_add": ("ALL",)}, {"cap_add": ("net_admin",)}):
-        capabilities = build(**options)["process"]["capabilities"]
+    for added in ((), ("ALL",), ("net_admin",)):
+        capabilities = build(cap_add=added)["process"]["capabilities"]
         assert not capabilities.get("inheritable")
         assert not capabilities.get("ambient")
 

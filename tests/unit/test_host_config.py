@@ -129,7 +129,11 @@ def test_mistakes_name_file_line_and_key(tmp_path: Path, text: str, message: str
         load(file)
     said = str(caught.value)
     assert "\n" not in said
-    assert said.startswith(f"{file}: {message}") if message.startswith("not TOML") else said == f"{file}: {message}"
+    assert (
+        said.startswith(f"{file}: {message}")
+        if message.startswith("not TOML")
+        else said == f"{file}: {message}"
+    )
 
 
 def test_lines_are_found_in_tables_dotted_and_quoted() -> None:

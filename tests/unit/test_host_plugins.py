@@ -69,7 +69,9 @@ def opened(tmp_path: Path):
     @asynccontextmanager
     async def open_host(*plugins: Plugin, config: str = "") -> AsyncIterator[tuple[Host, Parts]]:
         file = tmp_path / "config.toml"
-        file.write_text(f'root = "{tmp_path}/r"\nstate = "/tmp/x"\nplugin_dirs = ["{tmp_path}/drop"]\n{config}')
+        file.write_text(
+            f'root = "{tmp_path}/r"\nstate = "/tmp/x"\nplugin_dirs = ["{tmp_path}/drop"]\n{config}'
+        )
         loaded = load(file)
         # The state folder must be short, which pytest's are not.
         short = loaded.config.model_copy(update={"state": Path(state)})
@@ -96,7 +98,9 @@ async def test_parts_come_in_order_of_what_they_require(opened: Any) -> None:
     def making(name: str) -> Callable[[Context], Part]:
         return lambda context: order.append(name) or Part(context)
 
-    late = provider("late", making("late"), requires=[Requirement(SNAPSHOTTER, "early"), Requirement(CONTENT)])
+    late = provider(
+        "late", making("late"), requires=[Requirement(SNAPSHOTTER, "early"), Requirement(CONTENT)]
+    )
     one = plugin((DIFFER, late), (SNAPSHOTTER, provider("early", making("early"))))
     async with opened(one, STORE) as (_, parts):
         assert order == ["early", "late"]
@@ -280,18 +284,24 @@ async def test_disabled_and_required_plugins(opened: Any) -> None:
     [
         (
             'required_plugins = ["snapshotter.overlays"]\n',
-            'line 4: key "required_plugins": no plugin offers "snapshotter.overlays"; '
-            'did you mean "snapshotter.overlay"?',
+            (
+                'line 4: key "required_plugins": no plugin offers "snapshotter.overlays"; '
+                'did you mean "snapshotter.overlay"?'
+            ),
         ),
         (
             "[plugins.snapshoter.overlay]\n",
-            'line 4: section [plugins.snapshoter.overlay]: unknown kind of plugin "snapshoter"; '
-            'did you mean "snapshotter"?',
+            (
+                'line 4: section [plugins.snapshoter.overlay]: unknown kind of plugin "snapshoter"; '
+                'did you mean "snapshotter"?'
+            ),
         ),
         (
             "[plugins.snapshotter.overlai]\n",
-            'line 4: section [plugins.snapshotter.overlai]: no plugin offers "snapshotter.overlai"; '
-            'did you mean "snapshotter.overlay"?',
+            (
+                'line 4: section [plugins.snapshotter.overlai]: no plugin offers "snapshotter.overlai"; '
+                'did you mean "snapshotter.overlay"?'
+            ),
         ),
         (
             "[plugins.snapshotter.overlay]\n\nspeeed = 1\n",
@@ -299,8 +309,10 @@ async def test_disabled_and_required_plugins(opened: Any) -> None:
         ),
         (
             '[plugins.snapshotter.overlay]\nspeed = "x"\n',
-            'line 5: section [plugins.snapshotter.overlay]: key "speed": input should be a valid integer, '
-            "unable to parse string as an integer, not 'x'",
+            (
+                'line 5: section [plugins.snapshotter.overlay]: key "speed": input should be a valid '
+                "integer, unable to parse string as an integer, not 'x'"
+            ),
         ),
     ],
 )

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import grpc
@@ -98,7 +98,7 @@ async def test_errors_of_the_house_become_statuses_with_details(arity: str) -> N
             await ask(channel, f"/test.S/{arity}", arity)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
     assert caught.value.details() == 'image "x": not found'
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(cast("Any", caught.value))
     assert status is not None
     info, resource, hint = (
         error_details_pb2.ErrorInfo(),
@@ -151,7 +151,9 @@ async def test_anything_else_is_internal_and_only_the_log_knows_more(
         (errors.NotFound("long " * 5000), grpc.StatusCode.NOT_FOUND),
     ],
 )
-async def test_errors_are_known_in_groups_and_in_other_clothes(error: Exception, code: grpc.StatusCode) -> None:
+async def test_errors_are_known_in_groups_and_in_other_clothes(
+    error: Exception, code: grpc.StatusCode
+) -> None:
     async with serving(service("test.S", **raising(error))) as (channel, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ask(channel, "/test.S/unary_unary")
@@ -171,7 +173,9 @@ async def test_a_handlers_own_abort_passes() -> None:
 
 async def test_methods_that_a_service_leaves_out_are_unimplemented(caplog: pytest.LogCaptureFixture) -> None:
     def register(server: Any) -> list[str]:
-        version_pb2_grpc.add_VersionServicer_to_server(version_pb2_grpc.VersionServicer(), server)
+        version_pb2_grpc.add_VersionServicer_to_server(
+            cast("Any", version_pb2_grpc.VersionServicer)(), server
+        )
         return []
 
     method = "/containerd.services.version.v1.Version/Version"
