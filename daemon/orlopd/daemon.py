@@ -65,6 +65,7 @@ async def run(loaded: Loaded) -> None:
             await stop.wait()
             notify("STOPPING=1")
             _log.info("stopping")
+            core.engine.stop()
             await server.stop(config.shutdown_timeout)
         _log.info("stopped")
 
@@ -78,6 +79,8 @@ def _settings(config: Config, host: Host) -> Settings:
         content_sharing=config.content_sharing,
         gc_delay=config.gc.delay,
         gc_interval=config.gc.interval,
+        journal_events=config.events.journal_events,
+        journal_bytes=config.events.journal_bytes,
         version=version(),
         revision=revision(),
     )

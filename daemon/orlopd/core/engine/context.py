@@ -87,6 +87,7 @@ class Context:
     runtime: str
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     connections: Connections = field(default_factory=Connections)
+    stopping: anyio.Event = field(default_factory=anyio.Event)
 
     async def default_snapshotter(self, scope: Scope) -> str:
         """The namespace's or the daemon's default."""

@@ -31,6 +31,10 @@ class Engine:
         self.inventory = Inventory(context, context.content, self.finder, self.lifecycle)
         self._supervisor = Supervisor(context, self.lifecycle, self.processes)
 
+    def stop(self) -> None:
+        """Calls that are cancelled from now on are so because the daemon stops: processes are left alone."""
+        self.context.stopping.set()
+
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Sweep up what an earlier daemon left, then watch over containers until cancelled.
 

@@ -47,18 +47,13 @@ _LOOKUP = 10.0  # seconds to look a user up in a running container
 SIGKILL = 9
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Session:
     """A process, and the connection to it if one was asked for."""
 
     container: Container
     started: Started
     attachment: Attachment | None = None
-    kept: bool = False
-
-    def keep(self) -> None:
-        """Leave the process running however the session ends: it is the daemon that stops, not the client."""
-        self.kept = True
 
     @property
     def terminal(self) -> bool:
@@ -99,7 +94,8 @@ class Processes:
 
         The connection stands before the process runs, so that nothing it writes is missed.
 
-        :param on_cancel: what happens to the process when the block is left by an exception or cancelled
+        :param on_cancel: what happens to the process when the block is left by an exception or cancelled,
+            unless it is the daemon that stops
         :raises NotFound: there is no such container
         :raises FailedPrecondition: it runs already, or its command cannot be executed
         """
@@ -123,11 +119,10 @@ class Processes:
                 except BaseException:
                     await _forget(task, "")
                     raise
-            session = Session(container, Started(pid), attachment)
             try:
-                yield session
+                yield Session(container, Started(pid), attachment)
             except BaseException:
-                if on_cancel is OnCancel.KILL and not session.kept:
+                if on_cancel is OnCancel.KILL and not context.stopping.is_set():
                     await _kill(task, "")
                 raise
 
@@ -155,7 +150,8 @@ class Processes:
     ) -> AsyncGenerator[Session]:
         """Run one more process in a running container.
 
-        Leaving the block by an exception or cancelled kills it; left otherwise, it runs on.
+        Leaving the block by an exception or cancelled kills it, unless it is the daemon that stops; left
+        otherwise, it runs on.
 
         :raises NotFound: there is no such container
         :raises FailedPrecondition: it does not run, or the command cannot be executed
@@ -174,7 +170,7 @@ class Processes:
         stdio = Stdio(terminal=options.terminal, attach=attach, hold_stdin=attach and options.stdin)
         with self._context.connections.hold((scope.namespace, container.id, exec_id)):
             await task.exec(ExecSpec(exec_id, json.dumps(process).encode(), stdio))
-            session: Session | None = None
+            started = False
             try:
                 async with AsyncExitStack() as stack:
                     attachment: Attachment | None = None
@@ -185,10 +181,10 @@ class Processes:
                     if options.window is not None:
                         await _resize(task, options.window, exec_id)
                     pid = await task.start(exec_id)
-                    session = Session(container, Started(pid, exec_id), attachment)
-                    yield session
+                    started = True
+                    yield Session(container, Started(pid, exec_id), attachment)
             except BaseException:
-                if session is None or not session.kept:
+                if not (started and self._context.stopping.is_set()):
                     await _forget(task, exec_id)
                 raise
         await self.forget_ended_exec(scope, container.id, exec_id)

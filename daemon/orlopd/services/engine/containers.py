@@ -34,16 +34,18 @@ _SHORTEST_INTERVAL = 0.1
 _LONGEST_DURATION = 10**9
 
 
-class ContainerService:
+# Streaming methods are coroutines that write; the stubs know generators alone.
+_Base: Any = containers_pb2_grpc.ContainerServiceServicer
+
+
+class ContainerService(_Base):
     """Containers for thin clients."""
 
     def __init__(self, core: Core) -> None:
         self._engine: Engine = core.engine
 
     def register(self, server: Any) -> Sequence[str]:
-        # Streaming methods are coroutines that write; the stubs' base class knows generators alone.
-        servicer: Any = self
-        containers_pb2_grpc.add_ContainerServiceServicer_to_server(servicer, server)
+        containers_pb2_grpc.add_ContainerServiceServicer_to_server(self, server)
         return [containers_pb2.DESCRIPTOR.services_by_name["ContainerService"].full_name]
 
     # --- Streams ----------------------------------------------------------------------------------------
@@ -136,8 +138,7 @@ class ContainerService:
         def wrap(output: stream_pb2.StreamOutput) -> Any:
             return response(output=output)
 
-        async with streams.kept_when_stopping(session, context):
-            return await streams.relay(session, requests, context, wrap, ends_input=ends_input)
+        return await streams.relay(session, requests, context, wrap, ends_input=ends_input)
 
     async def _farewell(
         self, scope: Any, session: Session, ended: Exit | None, context: Any, response: Any

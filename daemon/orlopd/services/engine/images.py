@@ -27,7 +27,11 @@ from .progress import Relay
 _MOST_DESCRIBED_AT_ONCE = 8
 
 
-class ImageService:
+# Streaming methods are coroutines that write; the stubs know generators alone.
+_Base: Any = images_pb2_grpc.ImageServiceServicer
+
+
+class ImageService(_Base):
     """Images for thin clients."""
 
     def __init__(self, core: Core) -> None:
@@ -35,9 +39,7 @@ class ImageService:
         self._engine: Engine = core.engine
 
     def register(self, server: Any) -> Sequence[str]:
-        # Streaming methods are coroutines that write; the stubs' base class knows generators alone.
-        servicer: Any = self
-        images_pb2_grpc.add_ImageServiceServicer_to_server(servicer, server)
+        images_pb2_grpc.add_ImageServiceServicer_to_server(self, server)
         return [images_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name]
 
     async def Pull(self, request: Any, context: Any) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from orlop_protos.orlop.engine.v1 import stream_pb2
@@ -78,14 +77,3 @@ async def relay(
                     break
         group.cancel_scope.cancel()
     return None
-
-
-@asynccontextmanager
-async def kept_when_stopping(session: Session, context: Any) -> AsyncGenerator[None]:
-    """Tell a client that goes from a daemon that stops: the latter leaves every process alone."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not context.done():
-            session.keep()
-        raise

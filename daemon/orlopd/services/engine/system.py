@@ -15,9 +15,11 @@ from typing import Any
 from orlop_protos.orlop.engine.v1 import system_pb2, system_pb2_grpc
 from orlopd.core.core import Core
 from orlopd.core.engine import Engine, State
+from orlopd.core.events import bounded
+from orlopd.core.journal import Gap
 from orlopd.core.parts import PartInfo, PartStatus
 from orlopd.plugin.values import Event, TypedBytes
-from orlopd.services.convert import event_payload, to_timestamp
+from orlopd.services.convert import event_payload, from_timestamp, to_timestamp
 from orlopd.services.scope import engine_scope_of
 
 CONTAINERD_API = "2.3"
@@ -30,7 +32,11 @@ _STATUSES = {
 _NAMES_NAMESPACE = re.compile(r"(?:^|,)\s*namespace\b")
 
 
-class SystemService:
+# Streaming methods are coroutines that write; the stubs know generators alone.
+_Base: Any = system_pb2_grpc.SystemServiceServicer
+
+
+class SystemService(_Base):
     """The daemon itself, for thin clients."""
 
     def __init__(self, core: Core) -> None:
@@ -38,9 +44,7 @@ class SystemService:
         self._engine: Engine = core.engine
 
     def register(self, server: Any) -> Sequence[str]:
-        # Streaming methods are coroutines that write; the stubs' base class knows generators alone.
-        servicer: Any = self
-        system_pb2_grpc.add_SystemServiceServicer_to_server(servicer, server)
+        system_pb2_grpc.add_SystemServiceServicer_to_server(self, server)
         return [system_pb2.DESCRIPTOR.services_by_name["SystemService"].full_name]
 
     async def Info(self, request: Any, context: Any) -> system_pb2.InfoResponse:
@@ -99,22 +103,33 @@ class SystemService:
         own = f"namespace=={scope.namespace}"
         # A filter that speaks of namespaces means what it says; any other stays at home.
         filters = [each if _NAMES_NAMESPACE.search(each) else f"{each},{own}" for each in request.filters]
-        async with self._core.events.subscribe(filters or [own]) as events:
+        bus = self._core.events
+        wanted = filters or [own]
+        since = from_timestamp(request.since) if request.HasField("since") else None
+        until = from_timestamp(request.until) if request.HasField("until") else None
+        async with bus.follow(wanted, since) if since else bus.subscribe(wanted) as events:
             # Tells the client that nothing from now on is missed.
             await context.send_initial_metadata(())
-            async for event in events:
-                await context.write(
-                    system_pb2.EventsResponse(
-                        at=to_timestamp(event.at),
-                        namespace=event.namespace,
-                        topic=event.topic,
-                        event=event_payload(event),
-                        json=_json(event),
-                    )
-                )
+            async for each in bounded(events, until):
+                await context.write(_event(each))
 
     async def Plugins(self, request: Any, context: Any) -> system_pb2.PluginsResponse:
         return system_pb2.PluginsResponse(plugins=[_plugin(each) for each in self._core.plugins])
+
+
+def _event(item: Event | Gap) -> system_pb2.EventsResponse:
+    if isinstance(item, Gap):
+        since, until = to_timestamp(item.since), to_timestamp(item.until)
+        return system_pb2.EventsResponse(
+            gap=system_pb2.EventsGap(since=since, until=until, reason=item.reason)
+        )
+    return system_pb2.EventsResponse(
+        at=to_timestamp(item.at),
+        namespace=item.namespace,
+        topic=item.topic,
+        event=event_payload(item),
+        json=_json(item),
+    )
 
 
 def _plugin(part: PartInfo) -> system_pb2.Plugin:
