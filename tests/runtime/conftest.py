@@ -42,6 +42,10 @@ APPLETS = (
 )
 
 
+ATTACH = Stdio(attach=True)
+LOG = logging.getLogger("test")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
@@ -87,7 +91,7 @@ def spec_of(rootfs: Path, *args: str, terminal: bool = False, cgroup: str = "", 
             },
         ],
         "linux": {
-            "cgroupsPath": cgroup or f"/orlop-test/{secrets.token_hex(4)}",
+            "cgroupsPath": cgroup or f"/orlop-test-{secrets.token_hex(4)}",
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "namespaces": [{"type": kind} for kind in kinds],
         },
@@ -108,7 +112,7 @@ class Bench:
 
     state: Path
     rootfs: Path
-    binary: str = "runc"
+    binary: str = os.environ.get("ORLOP_TEST_OCI_RUNTIME", "runc")
     config: OciConfig = field(default_factory=OciConfig)
 
     @contextlib.asynccontextmanager
@@ -121,7 +125,7 @@ class Bench:
                 await runtime.aclose()
                 group.cancel_scope.cancel()
 
-    def spec(self, id: str, *args: str, stdio: Stdio = Stdio(attach=True), **more: Any) -> TaskSpec:
+    def spec(self, id: str, *args: str, stdio: Stdio = ATTACH, **more: Any) -> TaskSpec:
         return TaskSpec("test", id, spec_of(self.rootfs, *args, terminal=stdio.terminal, **more), stdio=stdio)
 
     def folder(self, id: str) -> Path:
@@ -137,7 +141,7 @@ class Bench:
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
                     command = (entry / "cmdline").read_bytes()
-                    links = [os.readlink(f) for f in (entry / "fd").iterdir()]
+                    links = [str(f.readlink()) for f in (entry / "fd").iterdir()]
                     if os.fsencode(self.state) in command or any(str(self.state) in link for link in links):
                         found.append(f"process {entry.name}: {command[:80]!r}")
         for folder in ("tasks/test", "s", "runc/test"):
@@ -151,7 +155,7 @@ class _Context:
     config: Any
     state: Path
     tasks: TaskGroup
-    log: logging.Logger = logging.getLogger("test")
+    log: logging.Logger = LOG
     root: Path = Path("/nonexistent")
 
     def get(self, kind: Any, id: str = "") -> Any:

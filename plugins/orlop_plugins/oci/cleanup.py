@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ LOST = "shim lost"
 _MARKER = "lost"
 _CODE = 128 + signal.SIGKILL
 _DELETE_DEADLINE = 30.0
+_END_DEADLINE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,16 @@ def clean_up(folder: Folder, record: Record) -> None:
     Nothing to do is no error; what cannot be done is logged, the rest is done.
     """
     _kill_commands(folder.path)
-    binary = shutil.which(record.binary)
-    if binary is not None:
-        _runtime_delete(binary, record)
+    pid, _, execs = story(folder, record)
+    pidfds = [fd for fd in map(_pidfd, [pid, *execs.values()]) if fd >= 0]
+    try:
+        binary = shutil.which(record.binary)
+        if binary is not None:
+            _runtime_delete(binary, record)
+        _wait_for_end(pidfds)
+    finally:
+        for fd in pidfds:
+            os.close(fd)
     rootfs = folder.path / "rootfs"
     if rootfs.is_dir():
         try:
@@ -102,6 +112,26 @@ def story(folder: Folder, record: Record) -> tuple[int, Exit | None, dict[str, i
 def has(folder: Folder, topic: str) -> bool:
     """Whether the journal tells of such an event."""
     return any(item.topic == topic for item in journal.read(folder.path / journal.FILE))
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return -1
+
+
+def _wait_for_end(pidfds: Sequence[int]) -> None:
+    """crun's delete returns before those that it killed are gone."""
+    until = time.monotonic() + _END_DEADLINE
+    poll = select.poll()
+    for fd in pidfds:
+        poll.register(fd, select.POLLIN)
+    left = len(pidfds)
+    while left and time.monotonic() < until:
+        for fd, _ in poll.poll(max(until - time.monotonic(), 0) * 1000):
+            poll.unregister(fd)
+            left -= 1
 
 
 def _runtime_delete(binary: str, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -205,6 +207,10 @@ class ShimTask:
                     yield event_of(record)
             except grpc.aio.AioRpcError as error:
                 log.debug("events of task %s: %s", self.id, error.details())
+            except asyncio.CancelledError:
+                # The call raises an error of its own when it is cancelled, which no scope takes for its own.
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                raise
             finally:
                 call.cancel()
             with anyio.move_on_after(_RETRY):

@@ -35,7 +35,7 @@ _NOT_EXECUTABLE = re.compile(
     r'exec:? "[^"]*":? (?:permission denied|is a directory)'
     r"|exec [^:]+: (?:permission denied|exec format error|is a directory)"
     r"|exec format error"
-    r"|open executable: permission denied"
+    r"|open executable: (?:permission denied|operation not permitted)"
     r"|executable file `[^`]*`.*permission denied",
     re.IGNORECASE,
 )

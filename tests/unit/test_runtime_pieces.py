@@ -1,0 +1,241 @@
+"""The parts of the OCI runtime plugin that need no container."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from orlop_plugins.oci import journal, specs, stdio, wire
+from orlop_plugins.oci.shim.attach import signal_number
+from orlop_plugins.oci.shim.cgroups import Cgroup
+from orlop_plugins.oci.shim.crilog import CriLogSink
+from orlop_plugins.oci.shim.metrics import measure
+from orlop_plugins.oci.shim.restore import checkpoint_args, restore_args
+from orlop_plugins.oci.shim.runc import Failure, explain
+from orlop_protos.containerd.events import task_pb2 as events
+from orlop_protos.containerd.runc.v1 import oci_pb2
+from orlop_protos.io.containerd.cgroups.v2 import cgroup2_pb2
+from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound
+from orlopd.plugin.runtime import Stdio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Stdio(),
+        Stdio("/in", "/out", "/err", True),
+        Stdio(stdout="file:///a%20b", stderr="file:///a%20b"),
+        Stdio(attach=True),
+        Stdio("/in", "/o?u&t=1", "/err", attach=True, hold_stdin=True, log="/l o/g&x=é"),
+        Stdio(stdout="binary:///bin/x?a=b", log="/log"),
+    ],
+)
+def test_stdio_travels_whole(given: Stdio) -> None:
+    assert stdio.decode(*stdio.encode(given), given.terminal) == given
+
+
+def test_a_malformed_stream_is_refused() -> None:
+    with pytest.raises(InvalidArgument):
+        stdio.decode("", "attach:?nonsense", "", False)
+
+
+def test_an_error_travels_with_reason_and_hint() -> None:
+    error = FailedPrecondition("no — said so", reason="WHY", resource="task a", hint="do §")
+    back = wire.unpack_error(error.code, error.message, wire.pack_error(error))
+    assert type(back) is FailedPrecondition
+    assert (back.message, back.reason, back.resource, back.hint) == ("no — said so", "WHY", "task a", "do §")
+    assert type(wire.unpack_error("NOT_FOUND", "x", ())) is NotFound
+
+
+def test_times_travel_to_the_microsecond() -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    assert wire.from_timestamp(wire.to_timestamp(at)) == at
+
+
+async def test_a_journal_is_read_back_and_a_torn_tail_ignored(tmp_path: Path) -> None:
+    path = tmp_path / journal.FILE
+    written = journal.Journal(path)
+    for pid in (1, 2, 3):
+        written.add(events.TaskStart(container_id="a", pid=pid))
+    await written.sync()
+    assert [(item.sequence, journal.unpack(item).pid) for item in journal.read(path)] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+    ]
+    data = path.read_bytes()
+    path.write_bytes(data[:-3])
+    assert [item.sequence for item in journal.read(path)] == [1, 2]
+    journal.append(path, events.TaskExit(container_id="a", id="a", exit_status=9))
+    assert [item.topic for item in journal.read(path)] == ["/tasks/start", "/tasks/start", "/tasks/exit"]
+
+
+async def test_followers_get_what_was_and_what_comes(tmp_path: Path) -> None:
+    written = journal.Journal(tmp_path / journal.FILE)
+    written.add(events.TaskStart(pid=1))
+
+    async def collect(after: int) -> list[int]:
+        return [item.sequence async for item in written.follow(after)]
+
+    tasks = [asyncio.create_task(collect(after)) for after in (0, 1)]
+    await asyncio.sleep(0)
+    written.add(events.TaskStart(pid=2))
+    written.close()
+    assert [await task for task in tasks] == [[1, 2], [2]]
+    written.forget(1)
+    assert await collect(0) == [2]
+
+
+async def test_a_grown_journal_keeps_the_main_processs_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_COMPACT_BYTES", 100)
+    path = tmp_path / journal.FILE
+    written = journal.Journal(path)
+    written.add(events.TaskStart(container_id="a", pid=1))
+    for number in range(50):
+        written.add(events.TaskExecAdded(container_id="a", exec_id=f"e{number}"))
+    written.add(events.TaskExit(container_id="a", id="a", exit_status=3))
+    written.forget(51)
+    assert [item.topic for item in journal.read(path)] == ["/tasks/start", "/tasks/exit"]
+    written.add(events.TaskDelete(container_id="a"))
+    assert [item.sequence for item in journal.read(path)] == [1, 52, 53]
+
+
+async def test_the_log_keeps_bytes_and_pieces_apart(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    sink = CriLogSink(str(path), 2)
+    sink.write(1, b"one\ntw")
+    sink.write(2, b"err\n")
+    sink.write(1, b"o\n\npart")
+    sink.release()
+    sink.release()
+    lines = [line.split(b" ", 1)[1] for line in path.read_bytes().splitlines()]
+    assert lines == [b"stdout F one", b"stderr F err", b"stdout F two", b"stdout F ", b"stdout P part"]
+
+
+async def test_a_log_that_is_a_symlink_is_not_followed(tmp_path: Path) -> None:
+    """CVE-2026-53489."""
+    (tmp_path / "log").symlink_to(tmp_path / "victim")
+    with pytest.raises(FailedPrecondition):
+        CriLogSink(str(tmp_path / "log"), 1)
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ('exec: "x": executable file not found in $PATH', "COMMAND_NOT_FOUND"),
+        ('exec: "/x": stat /x: no such file or directory', "COMMAND_NOT_FOUND"),
+        ("executable file `x` not found in $PATH: No such file or directory", "COMMAND_NOT_FOUND"),
+        ('exec: "/x": permission denied', "COMMAND_NOT_EXECUTABLE"),
+        ("open executable: Operation not permitted", "COMMAND_NOT_EXECUTABLE"),
+        ('chdir to cwd ("/x") set in config.json failed: no such file or directory', "RUNTIME_FAILED"),
+        ("error mounting: no such file or directory", "RUNTIME_FAILED"),
+    ],
+)
+def test_what_runtimes_say_is_understood(said: str, reason: str) -> None:
+    error = explain(Failure("create", 1, said), "OCI runtime create failed")
+    assert (error.reason, error.message) == (reason, f"OCI runtime create failed: {said}")
+
+
+def test_signals_have_names_and_numbers() -> None:
+    assert [signal_number(name) for name in ("TERM", "SIGKILL", "hup", "34")] == [15, 9, 1, 34]
+    for name in ("", "NOPE", "0", "99", "-1"):
+        with pytest.raises(InvalidArgument):
+            signal_number(name)
+
+
+def test_a_spec_is_limited_to_what_the_runtime_knows() -> None:
+    given = json.dumps({"ociVersion": "1.2.0", "process": {}}).encode()
+    assert json.loads(specs.prepare(given, bundle="", newest="1.0.0")[0])["ociVersion"] == "1.0.0"
+    assert json.loads(specs.prepare(given, bundle="", newest="1.2.1")[0])["ociVersion"] == "1.2.0"
+    assert json.loads(specs.prepare(given, bundle="", newest="")[0])["ociVersion"] == "1.2.0"
+
+
+def test_checkpoint_and_restore_arguments(tmp_path: Path) -> None:
+    options = oci_pb2.CheckpointOptions(
+        open_tcp=True, terminal=True, empty_namespaces=["network"], cgroups_mode="soft"
+    )
+    assert checkpoint_args(options, "/img", tmp_path) == [
+        *("--image-path", "/img", "--work-path", str(tmp_path / "criu-work")),
+        *("--tcp-established", "--shell-job", "--leave-running"),
+        *("--empty-ns", "network", "--manage-cgroups-mode", "soft"),
+    ]
+    assert restore_args(oci_pb2.Options(criu_work_path="/w"), "/img", "/parent", tmp_path) == [
+        *(
+            "--detach",
+            "--no-subreaper",
+            "--image-path",
+            "/img",
+            "--work-path",
+            "/w",
+            "--parent-path",
+            "/parent",
+        )
+    ]
+
+
+def test_version_2_metrics_of_a_recorded_tree(tmp_path: Path) -> None:
+    """This machine has no version 2 controllers, so the files are written here as a kernel 6.1 has them."""
+    files = {
+        "pids.current": "3\n",
+        "pids.max": "max\n",
+        "cpu.stat": "usage_usec 900\nuser_usec 600\nsystem_usec 300\nnr_periods 0\nnr_throttled 0\n",
+        "memory.current": "4096\n",
+        "memory.max": "8192\n",
+        "memory.stat": "anon 1024\nfile 2048\nworkingset_refault_anon 1\nworkingset_refault_file 2\n",
+        "memory.events": "low 0\nhigh 0\nmax 4\noom 2\noom_kill 1\noom_group_kill 0\n",
+        "memory.pressure": "some avg10=1.50 avg60=0.00 avg300=0.00 total=77\n",
+        "io.stat": "8:16 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n",
+        "hugetlb.2MB.current": "0\n",
+        "hugetlb.2MB.max": "max\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    cgroup = Cgroup(2, {"": tmp_path})
+    packed = measure(cgroup)
+    assert packed.type_url == "io.containerd.cgroups.v2.Metrics"
+    metrics = cgroup2_pb2.Metrics.FromString(packed.value)
+    assert (metrics.pids.current, metrics.pids.limit) == (3, (1 << 64) - 1)
+    assert (metrics.cpu.usage_usec, metrics.memory.usage, metrics.memory.usage_limit) == (900, 4096, 8192)
+    assert (metrics.memory.anon, metrics.memory.workingset_refault) == (1024, 3)
+    assert metrics.memory.psi.some.total == 77
+    assert (metrics.memory_events.oom_kill, cgroup.oom_kills()) == (1, 1)
+    assert [(entry.major, entry.minor, entry.wbytes) for entry in metrics.io.usage] == [(8, 16, 2)]
+    assert [entry.pagesize for entry in metrics.hugetlb] == ["2MB"]
+
+
+@pytest.mark.parametrize(
+    ("membership", "version", "folders"),
+    [
+        ("4:memory:/d/a\n3:cpu,cpuacct:/d/a\n0::/d/a\n", 1, {"memory", "cpu", "cpuacct", ""}),
+        ("0::/d/a\n", 2, {""}),
+        ("4:memory:/own\n0::/own\n", 0, set[str]()),
+    ],
+)
+def test_where_a_containers_groups_are(
+    tmp_path: Path, membership: str, version: int, folders: set[str]
+) -> None:
+    for name in ("self", "7"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "7/cgroup").write_text(membership)
+    (tmp_path / "self/cgroup").write_text("4:memory:/own\n3:cpu,cpuacct:/\n0::/own\n")
+    (tmp_path / "self/mountinfo").write_text(
+        "30 1 0:26 / /c/memory rw - cgroup cgroup rw,memory\n"
+        "31 1 0:27 / /c/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+        "32 1 0:28 / /c/unified rw - cgroup2 cgroup2 rw\n"
+    )
+    cgroup = Cgroup.of(7, tmp_path)
+    assert (cgroup.version if cgroup else 0, set(cgroup.paths) if cgroup else set()) == (version, folders)
+    if version == 1 and cgroup is not None:
+        assert cgroup.path("memory") == Path("/c/memory/d/a")
