@@ -345,10 +345,20 @@ def disk_usage(m: system_pb2.DiskUsageResponse) -> v.DiskUsage:
 
 
 def pruned(m: system_pb2.PruneResponse) -> v.Pruned:
-    return v.Pruned(tuple(m.containers), tuple(m.images), tuple(m.blobs), tuple(m.snapshots), m.reclaimed)
+    objects = tuple(
+        v.PrunedObject(_object_kind(each.kind), each.id, each.bytes, each.reason) for each in m.objects
+    )
+    return v.Pruned(objects, m.reclaimed, m.more)
 
 
-def event(m: system_pb2.EventsResponse) -> v.Event:
+def _object_kind(value: Any) -> v.ObjectKind:
+    name = system_pb2.ObjectKind.Name(value) if value in system_pb2.ObjectKind.values() else ""
+    return to_enum(v.ObjectKind, name, "OBJECT_KIND_", v.ObjectKind.UNSPECIFIED)
+
+
+def event(m: system_pb2.EventsResponse) -> v.Event | v.EventsGap:
+    if m.HasField("gap"):
+        return v.EventsGap(when(m.gap, "since"), when(m.gap, "until"), m.gap.reason)
     return v.Event(when(m, "at"), m.namespace, m.topic, m.event.type_url, m.json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
+from datetime import datetime
 
 from orlop import _convert, values
 from orlop._connection import WORK_SECONDS, Connection
@@ -37,9 +38,21 @@ class System:
         request = system_pb2.PruneRequest(containers=containers, images=images)
         return _convert.pruned(await self._connection.unary(self._stub.Prune, request, timeout=WORK_SECONDS))
 
-    async def events(self, filters: Iterable[str] = ()) -> AsyncGenerator[values.Event, None]:
-        """What happens from now on, all of it or what any containerd filter matches; without an end."""
-        request = system_pb2.EventsRequest(filters=filters)
+    async def events(
+        self,
+        filters: Iterable[str] = (),
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncGenerator[values.Event | values.EventsGap, None]:
+        """What happens from now on, all of it or what any containerd filter matches; without an end.
+
+        With ``since`` first what happened from then on, out of the daemon's journal; an ``EventsGap`` says
+        that the journal does not have it all. With ``until`` it ends at that time.
+        """
+        request = system_pb2.EventsRequest(
+            filters=filters, since=_convert.timestamp(since), until=_convert.timestamp(until)
+        )
         async for response in self._connection.stream(self._stub.Events, request):
             yield _convert.event(response)
 

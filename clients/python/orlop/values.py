@@ -24,6 +24,7 @@ __all__ = [
     "Detached",
     "DiskUsage",
     "Event",
+    "EventsGap",
     "Exit",
     "Image",
     "ImageConfig",
@@ -34,12 +35,14 @@ __all__ = [
     "Mount",
     "MountType",
     "Network",
+    "ObjectKind",
     "OnCancel",
     "Output",
     "Platform",
     "Plugin",
     "PluginStatus",
     "Pruned",
+    "PrunedObject",
     "PullPolicy",
     "PullProgress",
     "Removed",
@@ -429,15 +432,58 @@ class DiskUsage:
     reclaimable: int
 
 
+class ObjectKind(StrEnum):
+    """A kind of object that the daemon keeps."""
+
+    UNSPECIFIED = "unspecified"
+    BLOB = "blob"
+    SNAPSHOT = "snapshot"
+    IMAGE = "image"
+    CONTAINER = "container"
+    LEASE = "lease"
+    INGEST = "ingest"
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedObject:
+    """Something that a prune removed, or would remove: snapshots are SNAPSHOTTER/KEY."""
+
+    kind: ObjectKind
+    id: str
+    bytes: int
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a prune removed; snapshots as SNAPSHOTTER/KEY, ``reclaimed`` in bytes of content."""
+    """What a prune removed, or would remove; ``more`` objects beside those named, ``reclaimed`` in bytes."""
 
-    containers: tuple[str, ...]
-    images: tuple[str, ...]
-    blobs: tuple[str, ...]
-    snapshots: tuple[str, ...]
+    objects: tuple[PrunedObject, ...]
     reclaimed: int
+    more: int = 0
+
+    def _ids(self, kind: ObjectKind) -> tuple[str, ...]:
+        return tuple(each.id for each in self.objects if each.kind is kind)
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """The ids of the containers among them."""
+        return self._ids(ObjectKind.CONTAINER)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The names of the images among them."""
+        return self._ids(ObjectKind.IMAGE)
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """The digests of the blobs among them."""
+        return self._ids(ObjectKind.BLOB)
+
+    @property
+    def snapshots(self) -> tuple[str, ...]:
+        """The snapshots among them."""
+        return self._ids(ObjectKind.SNAPSHOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,6 +495,15 @@ class Event:
     topic: str
     type_url: str
     json: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsGap:
+    """A notice among events: from ``since`` on some may be missing, from ``until`` on all are there."""
+
+    since: datetime | None
+    until: datetime | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

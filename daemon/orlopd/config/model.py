@@ -70,6 +70,14 @@ class Grpc(Section):
 class GarbageCollection(Section):
     """When content and snapshots that nothing needs any more are deleted."""
 
+    startup_delay: float = Field(
+        default=0.1,
+        ge=0,
+        description=(
+            "Seconds from the daemon's start to the first collection that nobody asked for. Until then\n"
+            "only what a client asks for and waits for is collected."
+        ),
+    )
     delay: float = Field(
         default=0.1,
         ge=0,
@@ -79,6 +87,17 @@ class GarbageCollection(Section):
         default=900.0,
         ge=0,
         description="Seconds between collections without a deletion, for leases that ran out; 0: never.",
+    )
+
+
+class Events(Section):
+    """The journal of events, which `orlop events --since` reads."""
+
+    journal_events: int = Field(
+        default=100_000, ge=1, description="How many events the journal keeps; the oldest go first."
+    )
+    journal_bytes: int = Field(
+        default=64 * MIB, ge=MIB, description="How many bytes the events in the journal may come to."
     )
 
 
@@ -155,6 +174,10 @@ class Config(Section):
     gc: GarbageCollection = Field(
         default_factory=lambda: GarbageCollection(),
         description="When content and snapshots that nothing needs any more are deleted.",
+    )
+    events: Events = Field(
+        default_factory=lambda: Events(),
+        description="The journal of events, which `orlop events --since` reads.",
     )
     plugins: dict[str, dict[str, dict[str, Any]]] = Field(
         default_factory=dict[str, dict[str, dict[str, Any]]],

@@ -76,8 +76,11 @@ class Core:
                 observers=[parts.hooks.event],
                 default_snapshotter=settings.snapshotter,
                 sharing=Sharing(settings.content_sharing),
+                gc_startup_delay=settings.gc_startup_delay,
                 gc_delay=settings.gc_delay,
                 gc_interval=settings.gc_interval,
+                journal_events=settings.journal_events,
+                journal_bytes=settings.journal_bytes,
             ) as store,
             Tasks(
                 parts.runtimes, store.containers, store.events, state=settings.state / "core-tasks"

@@ -6,15 +6,17 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from orlopd.plugin.errors import InvalidArgument, OrlopError, ResourceExhausted
+from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, OrlopError, ResourceExhausted
 from orlopd.plugin.values import Event, FieldValue, now
 
 from .filters import Adaptor, FieldPath, Filter, in_map, parse
 from .identifiers import check_identifier, check_namespace, quoted
+from .journal import Gap, Journal
 from .scope import Scope
 
 log = logging.getLogger("orlopd.events")
@@ -38,8 +40,14 @@ class EventBus:
     Publishing never waits for a subscriber: one that is too far behind is told so and cut off.
     """
 
-    def __init__(self, observers: Sequence[Observer] = (), *, backlog: int = BACKLOG) -> None:
-        """:param observers: called with every event, one event after the other, by :meth:`run`"""
+    def __init__(
+        self, observers: Sequence[Observer] = (), *, backlog: int = BACKLOG, journal: Journal | None = None
+    ) -> None:
+        """
+        :param observers: called with every event, one event after the other, by :meth:`run`
+        :param journal: where every event is written down
+        """
+        self._journal = journal
         self._observers = tuple(observers)
         self._backlog = backlog
         self._subscribers: list[_Subscriber] = []
@@ -51,6 +59,9 @@ class EventBus:
         """
         check_namespace(event.namespace)
         check_topic(event.topic)
+        # Written down and handed out without a pause between: whoever subscribes has it once, here or there.
+        if self._journal is not None:
+            self._journal.record(event)
         adaptor = adapt(event)
         for subscriber in tuple(self._subscribers):
             if subscriber.filter.match(adaptor):
@@ -75,15 +86,72 @@ class EventBus:
         :raises InvalidArgument: a filter is malformed
         :raises ResourceExhausted: (from the iterator) this subscriber did not keep up and missed events
         """
-        wanted = parse(filters)
-        send, receive = anyio.create_memory_object_stream[Event](self._backlog)
-        subscriber = _Subscriber(wanted, send)
-        self._subscribers.append(subscriber)
+        subscriber, receive = self._add(parse(filters))
         try:
             async with receive:
                 yield self._drain(subscriber, receive)
         finally:
             self._remove(subscriber)
+
+    @asynccontextmanager
+    async def follow(
+        self, filters: Sequence[str], *, since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncGenerator[AsyncIterator[Event | Gap]]:
+        """As :meth:`subscribe`, after the events from ``since`` on that the journal has; none comes twice.
+
+        A :class:`Gap` comes out where the journal does not have them all.
+
+        :param until: when the iterator ends; in the past, when the journal's part is told
+        :raises InvalidArgument: a filter is malformed
+        :raises FailedPrecondition: there is no journal
+        :raises ResourceExhausted: (from the iterator) this subscriber did not keep up and missed events
+        :raises OrlopError: (from the iterator) the journal cannot be read
+        """
+        wanted = parse(filters)
+        if since is not None and self._journal is None:
+            raise FailedPrecondition("this daemon keeps no journal of events")
+        subscriber, receive = self._add(wanted)
+        past: AsyncIterator[Event | Gap] | None = None
+        try:
+            if since is not None and self._journal is not None:
+                past = self._journal.read(since, self._journal.position)
+            async with receive:
+                yield self._replay(subscriber, receive, past, until)
+        finally:
+            self._remove(subscriber)
+
+    async def _replay(
+        self,
+        subscriber: _Subscriber,
+        receive: MemoryObjectReceiveStream[Event],
+        past: AsyncIterator[Event | Gap] | None,
+        until: datetime | None,
+    ) -> AsyncIterator[Event | Gap]:
+        if past is not None:
+            async for item in past:
+                if isinstance(item, Gap):
+                    if until is None or item.since <= until:
+                        yield item
+                elif (until is None or item.at <= until) and subscriber.filter.match(adapt(item)):
+                    yield item
+        live = self._drain(subscriber, receive)
+        while True:
+            left = None if until is None else (until - now()).total_seconds()
+            if left is not None and left <= 0:
+                return
+            event = None
+            with anyio.move_on_after(left):
+                event = await anext(live, None)
+            if event is None:
+                return
+            if until is None or event.at <= until:
+                yield event
+
+    def _add(self, wanted: Filter) -> tuple[_Subscriber, MemoryObjectReceiveStream[Event]]:
+        send, receive = anyio.create_memory_object_stream[Event](self._backlog)
+        subscriber = _Subscriber(wanted, send)
+        self._subscribers.append(subscriber)
+        return subscriber, receive
 
     async def _drain(
         self, subscriber: _Subscriber, receive: MemoryObjectReceiveStream[Event]
@@ -94,7 +162,7 @@ class EventBus:
             raise ResourceExhausted(
                 f"more than {self._backlog} events waited for this subscriber, later ones are lost",
                 reason="SUBSCRIBER_TOO_SLOW",
-                hint="subscribe again and list what may have changed",
+                hint="subscribe again since the last event seen, or list what may have changed",
             )
 
     def _remove(self, subscriber: _Subscriber) -> None:

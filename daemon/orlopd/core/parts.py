@@ -176,8 +176,11 @@ class Parts:
 class Settings:
     """What the configuration says to the core.
 
+    :param gc_startup_delay: seconds from the start to the first collection that nobody asked for
     :param gc_delay: seconds from a deletion to the collection that follows it
     :param gc_interval: seconds between collections without a deletion; 0 for never
+    :param journal_events: how many events the journal keeps
+    :param journal_bytes: how many bytes they may come to
     """
 
     root: Path
@@ -185,7 +188,10 @@ class Settings:
     snapshotter: str
     runtime: str
     content_sharing: str = "shared"
+    gc_startup_delay: float = 0.1
     gc_delay: float = 0.1
     gc_interval: float = 900.0
+    journal_events: int = 100_000
+    journal_bytes: int = 64 << 20
     version: str = ""
     revision: str = ""

@@ -16,6 +16,7 @@ from .diffs import Diffs
 from .events import EventBus, Observer
 from .gc import Collector
 from .images import Images
+from .journal import MOST, MOST_BYTES, Journal
 from .leases import Leases
 from .namespaces import Namespaces
 from .parts import Parts
@@ -38,6 +39,10 @@ class Store:
     diffs: Diffs
 
 
+JOURNAL = "events.db"
+"""The journal's name, beside the database."""
+
+
 @asynccontextmanager
 async def open_store(
     path: Path,
@@ -49,6 +54,8 @@ async def open_store(
     gc_delay: float = 0.0,
     gc_interval: float = 0.0,
     gc_startup_delay: float = 0.1,
+    journal_events: int = MOST,
+    journal_bytes: int = MOST_BYTES,
 ) -> AsyncGenerator[Store]:
     """Open the database at ``path`` over the opened parts, for the length of the block.
 
@@ -56,12 +63,16 @@ async def open_store(
     :param observers: called with every event
     :param gc_delay: seconds from a deletion to the collection that follows it
     :param gc_interval: seconds between collections without a deletion; 0 for never
+    :param journal_events: how many events the journal beside the database keeps
+    :param journal_bytes: how many bytes they may come to
     :raises FailedPrecondition: a newer program wrote the database
     :raises DataLoss: the database is damaged
     """
     db = await Database.open(path)
+    journal: Journal | None = None
     try:
-        events = EventBus(observers)
+        journal = await Journal.open(path.with_name(JOURNAL), most=journal_events, most_bytes=journal_bytes)
+        events = EventBus(observers, journal=journal)
         gc = Collector(
             db,
             parts.content,
@@ -87,6 +98,7 @@ async def open_store(
         await store.snapshots.recover()
         failure: Exception | None = None
         async with anyio.create_task_group() as group:
+            await group.start(journal.run)
             await group.start(events.run)
             await group.start(gc.run)
             try:
@@ -98,4 +110,6 @@ async def open_store(
         if failure is not None:
             raise failure
     finally:
+        if journal is not None:
+            await journal.aclose()
         await db.aclose()

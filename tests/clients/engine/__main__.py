@@ -39,8 +39,11 @@ class System(Base, system_pb2_grpc.SystemServiceServicer):
         return answer
 
     async def Prune(self, request: y.PruneRequest, context: Any) -> y.PruneResponse:
-        gone = ["old"] if request.containers else []
-        return y.PruneResponse(containers=gone, blobs=[DIGEST], reclaimed=4096)
+        answer = y.PruneResponse(reclaimed=4096)
+        if request.containers:
+            answer.objects.add(kind=y.OBJECT_KIND_CONTAINER, id="old", reason="it has ended")
+        answer.objects.add(kind=y.OBJECT_KIND_BLOB, id=DIGEST, bytes=4096, reason="nothing refers to it")
+        return answer
 
     async def Events(self, request: y.EventsRequest, context: Any) -> AsyncIterator[y.EventsResponse]:
         body = AnyMessage(type_url="containerd.events.TaskExit", value=b"")

@@ -43,7 +43,7 @@ COMMANDS = {
     "import": "archives:import_",
     "export": "archives:export",
     "image": "main:image",
-    "events": "system:events",
+    "events": "system_events:events",
     "plugins": "system:plugins",
     "status": "system:status",
     "info": "system:info",
@@ -63,7 +63,7 @@ SYSTEM_COMMANDS = {
     "df": "system:df",
     "prune": "system:prune",
     "info": "system:info",
-    "events": "system:events",
+    "events": "system_events:events",
 }
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from orlop.cli.base import output_option, show, verb, with_client
-from orlop.cli.format import moment, plain, printable, size, table, to_json
+from orlop.cli.format import plain, printable, size, table
 
 if TYPE_CHECKING:
     from orlop.client import Client
@@ -117,23 +116,6 @@ async def plugins(client: Client, *, output: str) -> None:
         return
     rows = [(p.kind, ", ".join([p.id, *p.aliases]), p.status.value, p.origin or "-", p.reason) for p in found]
     click.echo(table(("KIND", "ID", "STATUS", "ORIGIN", "REASON"), rows))
-
-
-@verb("events")
-@click.option(
-    "-f", "--filter", "filters", multiple=True, metavar="FILTER", help="As containerd's: topic~=^/tasks/."
-)
-@output_option
-@with_client
-async def events(client: Client, *, filters: tuple[str, ...], output: str) -> None:
-    """Print what happens, as it happens, until ctrl-C."""
-    async for event in client.system.events(filters):
-        if output == "json":
-            about = {**plain(event), "json": None, "event": json.loads(event.json or "null")}
-            del about["json"]
-            click.echo(to_json(about, indent=None))
-        else:
-            click.echo(printable(f"{moment(event.at)} {event.namespace} {event.topic} {event.json}"))
 
 
 @verb("df")

@@ -15,7 +15,6 @@ from typing import Any
 from orlop_protos.orlop.engine.v1 import system_pb2, system_pb2_grpc
 from orlopd.core.core import Core
 from orlopd.core.engine import Engine, State
-from orlopd.core.events import bounded
 from orlopd.core.journal import Gap
 from orlopd.core.parts import PartInfo, PartStatus
 from orlopd.plugin.values import Event, TypedBytes
@@ -90,13 +89,14 @@ class SystemService(_Base):
     async def Prune(self, request: Any, context: Any) -> system_pb2.PruneResponse:
         scope = engine_scope_of(context)
         gone = await self._engine.inventory.prune(scope, containers=request.containers, images=request.images)
-        return system_pb2.PruneResponse(
-            containers=gone.containers,
-            images=gone.images,
-            blobs=gone.blobs,
-            snapshots=gone.snapshots,
-            reclaimed=gone.reclaimed,
+        kinds = (
+            (system_pb2.OBJECT_KIND_CONTAINER, gone.containers),
+            (system_pb2.OBJECT_KIND_IMAGE, gone.images),
+            (system_pb2.OBJECT_KIND_BLOB, gone.blobs),
+            (system_pb2.OBJECT_KIND_SNAPSHOT, gone.snapshots),
         )
+        objects = [system_pb2.PrunedObject(kind=kind, id=each) for kind, ids in kinds for each in ids]
+        return system_pb2.PruneResponse(objects=objects, reclaimed=gone.reclaimed)
 
     async def Events(self, request: Any, context: Any) -> None:
         scope = engine_scope_of(context)
@@ -107,10 +107,10 @@ class SystemService(_Base):
         wanted = filters or [own]
         since = from_timestamp(request.since) if request.HasField("since") else None
         until = from_timestamp(request.until) if request.HasField("until") else None
-        async with bus.follow(wanted, since) if since else bus.subscribe(wanted) as events:
+        async with bus.follow(wanted, since=since, until=until) as events:
             # Tells the client that nothing from now on is missed.
             await context.send_initial_metadata(())
-            async for each in bounded(events, until):
+            async for each in events:
                 await context.write(_event(each))
 
     async def Plugins(self, request: Any, context: Any) -> system_pb2.PluginsResponse:
