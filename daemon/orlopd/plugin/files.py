@@ -219,6 +219,20 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
     os.fsync(folder.fd)
 
 
+def sync_filesystem(path: str | os.PathLike[str]) -> None:
+    """Make everything durable that was written to the filesystem of the directory ``path``, by anybody.
+
+    For trees of many files: one call that lets the kernel write in its own order, where an fsync for each
+    file would commit the journal once for each.
+
+    :raises OSError: something could not be written
+    """
+    folder = Folder.open(path)
+    if _libc.syncfs(ctypes.c_int(folder.fd)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(path))
+
+
 def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a small file as a whole and durably: write, fsync, rename, fsync the folder."""
     part = path.with_name(f".{path.name}.part")
@@ -243,7 +257,7 @@ def explain(error: OSError, tried: str) -> OrlopError:
     message = f"{tried}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceExhausted(message, reason="DISK_FULL", hint="free some space: orlop system prune")
-    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG):
         return ResourceExhausted(message)
     if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
         return PermissionDenied(message)

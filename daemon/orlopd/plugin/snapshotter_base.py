@@ -35,7 +35,7 @@ import anyio.to_thread
 
 from ._snapshot_db import Row, SnapshotDatabase
 from .errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from .files import disk_usage, explain, remove_tree, sync_folder
+from .files import disk_usage, explain, remove_tree, sync_filesystem, sync_folder
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 
 T = TypeVar("T")
@@ -85,7 +85,10 @@ class SnapshotterBase:
     # What a subclass says.
 
     def make(self, snapshot: Snapshot) -> None:
-        """Fill the folder ``snapshot.path``, which is there and empty. On an error it is dropped again."""
+        """Fill the folder ``snapshot.path``, which is there and empty. On an error it is dropped again.
+
+        Its directories' own entries are made durable afterwards; the contents of files are not.
+        """
         raise NotImplementedError
 
     def mount_points(self, snapshot: Snapshot) -> Sequence[Mount]:
@@ -97,7 +100,10 @@ class SnapshotterBase:
         return disk_usage(snapshot.path)
 
     def seal(self, snapshot: Snapshot) -> None:
-        """Called before an active snapshot becomes a committed one; to convert or to freeze it."""
+        """Called before an active snapshot becomes a committed one; to convert or to freeze it.
+
+        What it writes below ``snapshot.path`` is made durable with all the rest.
+        """
 
     def drop(self, path: Path) -> None:
         """Delete a snapshot's folder and what belongs to it; a half-made one too."""
@@ -240,6 +246,8 @@ class SnapshotterBase:
         with _explained(f"cannot commit snapshot {key!r}"):
             self.seal(snapshot)
             usage = self.measure(snapshot)
+            # Whoever filled it may have left it in memory; a committed snapshot is a promise.
+            sync_filesystem(snapshot.path)
         self._db.commit(row.id, key, name, labels, usage)
 
     def _remove(self, key: str) -> None:

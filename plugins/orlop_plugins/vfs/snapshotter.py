@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orlopd.plugin.files import disk_usage
+from orlopd.plugin.files import disk_usage, sync_filesystem
 from orlopd.plugin.snapshotter_base import Snapshot, SnapshotterBase
 from orlopd.plugin.values import Mount, SnapshotKind, Usage
 
@@ -20,6 +20,8 @@ class VfsSnapshotter(SnapshotterBase):
         files.chmod(0o755)
         if snapshot.parents and snapshot.kind is SnapshotKind.ACTIVE:
             copy_tree(snapshot.parents[0] / "fs", files)
+            # A container's first files are not its own to sync.
+            sync_filesystem(files)
 
     def mount_points(self, snapshot: Snapshot) -> Sequence[Mount]:
         if snapshot.kind is SnapshotKind.ACTIVE:

@@ -1,0 +1,1 @@
+"""The daemon under SIGKILL, power cuts, full disks and disks that fail."""

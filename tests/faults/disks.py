@@ -1,0 +1,116 @@
+"""Disks for tests: one whose power can be cut, one that is small, one whose free blocks are bad."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)
+_NO_LOG_FLUSH = 2
+
+
+class Ext4:
+    """An ext4 in a file, mounted. A context manager.
+
+    Its journal commits by itself only after minutes, so that what nobody synced is lost when power is cut.
+
+    :param size: in MiB
+    """
+
+    def __init__(self, image: Path, point: Path, size: int) -> None:
+        self._image = image
+        self._point = point
+        self._size = size
+
+    def __enter__(self) -> Self:
+        with self._image.open("wb") as file:
+            file.truncate(self._size << 20)
+        _run("mkfs.ext4", "-q", "-F", "-J", "size=8", "-E", "lazy_itable_init=0", str(self._image))
+        self._point.mkdir(mode=0o700, exist_ok=True)
+        self._mount()
+        self._point.chmod(0o700)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        unmount(self._point)
+        self._image.unlink()
+
+    def _mount(self) -> None:
+        _run("mount", "-o", "loop,commit=300", str(self._image), str(self._point))
+
+    def cut(self) -> None:
+        """Cut its power: nothing more reaches the disk, and what is in memory is lost."""
+        fd = os.open(self._point, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        finally:
+            os.close(fd)
+
+    def mend(self) -> None:
+        """Mount it again; the journal is replayed. Whoever used it must be gone."""
+        unmount(self._point)
+        done = subprocess.run(["e2fsck", "-p", str(self._image)], capture_output=True, text=True)
+        assert done.returncode in {0, 1}, f"e2fsck: {done.stdout}{done.stderr}"
+        self._mount()
+
+
+def unmount(point: Path) -> None:
+    """Unmount, and wait for whoever lets go last."""
+    for attempt in range(100):
+        done = subprocess.run(["umount", str(point)], capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        if "busy" not in done.stderr:
+            break
+        time.sleep(0.05 * (attempt > 2))
+    raise RuntimeError(f"cannot unmount {point}: {done.stderr}")
+
+
+class Tmpfs:
+    """A small filesystem in memory. A context manager.
+
+    :param size: in MiB
+    """
+
+    def __init__(self, point: Path, size: int) -> None:
+        self._point = point
+        self._size = size
+
+    def __enter__(self) -> Self:
+        self._point.mkdir(mode=0o700, exist_ok=True)
+        _run("mount", "-t", "tmpfs", "-o", f"size={self._size}m,mode=700", "tmpfs", str(self._point))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        unmount(self._point)
+
+    @property
+    def _filler(self) -> Path:
+        return self._point / "lost+found"
+
+    def fill(self, leave: int = 0) -> None:
+        """Take all space but ``leave`` bytes."""
+        with self._filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while (free := shutil.disk_usage(self._point).free - leave) > 0:
+                file.write(b"\0" * min(free, 1 << 20))
+
+    def free(self) -> None:
+        """Give the space back."""
+        self._filler.unlink(missing_ok=True)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
