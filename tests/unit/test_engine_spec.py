@@ -31,7 +31,7 @@ LINUX = Platform("linux", "amd64")
 EVERY = frozenset(CAPABILITIES)
 
 
-def build(root: Path | None = None, **options: Any) -> Any:
+def build(root: Any = None, **options: Any) -> Any:
     options.setdefault("args", ("true",))
     wanted = BuildOptions("ns", "box", **options)
     if root is None:

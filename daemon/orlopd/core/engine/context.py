@@ -27,6 +27,7 @@ from orlopd.plugin.diff import Differ
 from orlopd.plugin.errors import NotFound
 from orlopd.plugin.runtime import Runtime
 
+from .finishing import Finisher
 from .folder import Folders
 
 Key = tuple[str, str, str]
@@ -87,6 +88,7 @@ class Context:
     runtime: str
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     connections: Connections = field(default_factory=Connections)
+    finisher: Finisher = field(default_factory=Finisher)
     stopping: anyio.Event = field(default_factory=anyio.Event)
 
     async def default_snapshotter(self, scope: Scope) -> str:

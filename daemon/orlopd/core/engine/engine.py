@@ -41,4 +41,6 @@ class Engine:
         To be started when the tasks are recovered and before anything is served.
         """
         await to_thread.run_sync(self.context.folders.clean)
-        await self._supervisor.run(task_status=task_status)
+        async with anyio.create_task_group() as group:
+            self.context.finisher.serve(group)
+            await self._supervisor.run(task_status=task_status)

@@ -123,14 +123,7 @@ class Lifecycle:
         :raises FailedPrecondition: it runs and ``force`` is not set
         """
         container = await self._finder.container(scope, reference)
-        context = self._context
-        async with context.locks.hold(context.lock(scope, container.id)):
-            task = await self._finder.task(scope, container)
-            if task is not None:
-                await self._end(task, container, force)
-            await context.containers.delete(scope, container.id)
-            with anyio.CancelScope(shield=True):
-                await self._remove_rest(scope, container)
+        await self._context.finisher.finish(lambda: self._remove(scope, container, force))
         return container.id
 
     async def auto_remove(self, scope: Scope, id: str) -> None:
@@ -191,6 +184,17 @@ class Lifecycle:
         """How a container is, and its record. :raises NotFound: there is none"""
         container = await self._finder.container(scope, reference)
         return await self._finder.view(scope, container), container
+
+    async def _remove(self, scope: Scope, container: Container, force: bool) -> None:
+        context = self._context
+        async with context.locks.hold(context.lock(scope, container.id)):
+            # It may have been removed while this waited for the lock.
+            await context.containers.get(scope, container.id)
+            task = await self._finder.task(scope, container)
+            if task is not None:
+                await self._end(task, container, force)
+            await context.containers.delete(scope, container.id)
+            await self._remove_rest(scope, container)
 
     async def _end(self, task: Task, container: Container, force: bool) -> None:
         status = await task.status()

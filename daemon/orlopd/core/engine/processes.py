@@ -193,10 +193,14 @@ class Processes:
         """Have the shim forget an exec if it has ended and nobody is connected to it any more."""
         if self._context.connections.any((scope.namespace, id, exec_id)):
             return
-        try:
+
+        async def forget() -> None:
             task = await self._context.tasks.get(scope, id)
             if (await task.status(exec_id)).state is TaskState.STOPPED:
                 await task.delete(exec_id)
+
+        try:
+            await self._context.finisher.finish(forget)
         except NotFound:
             pass
         except OrlopError as error:
