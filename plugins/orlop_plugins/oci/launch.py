@@ -28,8 +28,10 @@ class Launcher:
     """Starts shims that belong to nobody. One fork server at most, started when first needed or by
     warm_up()."""
 
-    def __init__(self, deadline: float, *, fork_server: bool) -> None:
+    def __init__(self, deadline: float, *, fork_server: bool, label: str) -> None:
+        """:param label: what the fork server's command line shows, to tell one daemon's from another's"""
         self._deadline = deadline
+        self._label = label
         self._wanted = fork_server
         self._zygote: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -115,7 +117,7 @@ class Launcher:
                 ours.setblocking(False)
                 fd = theirs.fileno()
                 self._zygote = subprocess.Popen(
-                    [sys.executable, "-m", "orlop_plugins.oci.shim.zygote", str(fd)],
+                    [sys.executable, "-m", "orlop_plugins.oci.shim.zygote", str(fd), self._label],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[fd],

@@ -47,7 +47,7 @@ class OciRuntime:
         self._config = config
         self._state = state
         self._group = tasks
-        self._launcher = Launcher(config.shim_deadline, fork_server=config.fork_server)
+        self._launcher = Launcher(config.shim_deadline, fork_server=config.fork_server, label=str(state))
         self._tasks: set[ShimTask] = set()
 
     @classmethod

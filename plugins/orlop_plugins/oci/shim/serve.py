@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+from setproctitle import setproctitle, setthreadtitle
 
 from orlop_protos.containerd.task.v3 import shim_pb2_grpc as task_grpc
 from orlop_protos.orlop.shim.v1 import shim_pb2_grpc as api_grpc
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 LOG = "shim.log"
 _PR_SET_CHILD_SUBREAPER = 36
-_PR_SET_NAME = 15
 _GRACE = 0.5
 _IDLE = 60.0
 """Seconds after which a shim that never got a container ends: who started it must be dead."""
@@ -75,6 +75,9 @@ def serve(order: Order, ready: int) -> None:
     code = 1
     try:
         settle(order, ready)
+        # What ps shows: containerd's words for whose shim this is.
+        setproctitle(f"orlop-shim -namespace {order.namespace} -id {order.id} -address {order.address}")
+        setthreadtitle("orlop-shim")
         _write_pid(Path(order.bundle))
         asyncio.run(_run(order, ready))
         code = 0
@@ -113,7 +116,6 @@ def settle(order: Order, ready: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot become a subreaper")
-    libc.prctl(_PR_SET_NAME, b"orlop-shim", 0, 0, 0)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
     )

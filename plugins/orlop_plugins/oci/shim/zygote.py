@@ -43,7 +43,7 @@ def run(control: socket.socket) -> None:
 
 
 def main() -> None:
-    """``python -m orlop_plugins.oci.shim.zygote FD``"""
+    """``python -m orlop_plugins.oci.shim.zygote FD LABEL``; the label is for whoever reads ps"""
     gc.disable()
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.set_inheritable(False)
