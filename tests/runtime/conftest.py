@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -135,18 +136,35 @@ class Bench:
         return int((self.folder(id) / "shim.pid").read_text().split()[0])
 
     def leftovers(self) -> list[str]:
-        """What is still there that should not be: processes naming the state folder, files, mounts."""
+        """What is still there that should not be: processes that use the state folder, files, mounts."""
         found = [f"mount {point}" for point in mount_points(self.state)]
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with contextlib.suppress(OSError):
-                    command = (entry / "cmdline").read_bytes()
-                    links = [str(f.readlink()) for f in (entry / "fd").iterdir()]
-                    if os.fsencode(self.state) in command or any(str(self.state) in link for link in links):
-                        found.append(f"process {entry.name}: {command[:80]!r}")
+        found += [f"process {pid}: {command[:80]!r}" for pid, command in self._processes()]
         for folder in ("tasks/test", "s", "runc/test"):
             with contextlib.suppress(FileNotFoundError):
                 found += [f"{folder}/{item.name}" for item in (self.state / folder).iterdir()]
+        return found
+
+    def destroy(self) -> None:
+        """Leave nothing after a test that failed: shims with their containers, mounts, the folder."""
+        for pid, _ in self._processes():
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                for child in children.read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        unmount(self.state, detach=True)
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def _processes(self) -> list[tuple[int, bytes]]:
+        found: list[tuple[int, bytes]] = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            if int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes()
+                links = [str(link.readlink()) for link in (entry / "fd").iterdir()]
+                if os.fsencode(self.state) in command or any(str(self.state) in link for link in links):
+                    found.append((int(entry.name), command))
         return found
 
 
@@ -170,8 +188,7 @@ def bench(rootfs: Path) -> Iterator[Bench]:
         yield bench
         assert bench.leftovers() == []
     finally:
-        unmount(state, detach=True)
-        shutil.rmtree(state, ignore_errors=True)
+        bench.destroy()
 
 
 @pytest.fixture
