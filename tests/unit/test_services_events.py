@@ -137,11 +137,14 @@ async def test_forwarded_events_keep_their_time_and_namespace(faces: Faces) -> N
     ("topic", "filters"), [("no-slash", []), ("/x y", []), ("", ["namespace=="]), ("", ["topic~=|(|"])]
 )
 async def test_what_is_malformed_is_refused(faces: Faces, topic: str, filters: list[str]) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    async def attempt() -> None:
         if filters:
             await (await faces.subscribe(*filters)).read()
         else:
             await faces.publish(topic)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await attempt()
     assert caught.value.code() == Code.INVALID_ARGUMENT
 
 
@@ -205,9 +208,14 @@ async def test_whoever_is_slow_is_told_and_slows_nobody(
         quick.cancel()
         group.cancel_scope.cancel()
     got = 0
-    with pytest.raises(grpc.aio.AioRpcError) as caught, anyio.fail_after(20):
+
+    async def exhaust() -> None:
+        nonlocal got
         async for _ in slow:
             got += 1
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught, anyio.fail_after(20):
+        await exhaust()
     assert caught.value.code() == Code.RESOURCE_EXHAUSTED
     assert "waited for this subscriber, later ones are lost" in (caught.value.details() or "")
     assert 50 <= got < 2000

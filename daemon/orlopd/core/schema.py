@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orlopd.plugin.errors import DataLoss, FailedPrecondition
@@ -135,6 +135,29 @@ CREATE TABLE edges (
 CREATE INDEX edges_by_owner ON edges (namespace, owner);
 CREATE INDEX edges_by_target ON edges (namespace, target);
 
+-- What went, for explanations: the latest of it, see removals.py.
+CREATE TABLE removals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace TEXT NOT NULL,
+    node TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    how TEXT NOT NULL,
+    cause TEXT NOT NULL,
+    cause_how TEXT NOT NULL
+);
+CREATE INDEX removals_by_node ON removals (namespace, node);
+
+-- References that went since the last collection, and what had them.
+CREATE TABLE lost (
+    namespace TEXT NOT NULL,
+    target TEXT NOT NULL,
+    source TEXT NOT NULL,
+    PRIMARY KEY (namespace, target)
+) WITHOUT ROWID;
+
+-- Not 0 while a collection removes things, which keeps a record of its own.
+INSERT INTO counters VALUES ('collecting', 0);
+
 -- Data whose metadata is gone and that the stores still have to delete.
 CREATE TABLE garbage (
     store TEXT NOT NULL,
@@ -145,11 +168,49 @@ CREATE TABLE garbage (
 );
 """
 
+_RECORDED = {
+    "contents": "'c:' || OLD.digest",
+    "snapshots": "'s:' || OLD.snapshotter || '/' || OLD.key",
+    "images": "'i:' || OLD.name",
+    "containers": "'k:' || OLD.id",
+    "leases": "'l:' || OLD.id",
+}
+"""What is recorded when it is deleted by name, and the node that it is."""
+
+_UNLESS_COLLECTING = "WHEN (SELECT value FROM counters WHERE name = 'collecting') = 0"
+
+
+def _plain(node: str) -> str:
+    # As it is without the mark of a flat lease.
+    return f"lower(substr({node}, 1, 1)) || substr({node}, 2)"
+
+
+def _triggers() -> Iterator[str]:
+    for table, node in _RECORDED.items():
+        yield (
+            f"CREATE TRIGGER {table}_removed AFTER DELETE ON {table} {_UNLESS_COLLECTING} BEGIN "
+            "INSERT INTO removals (namespace, node, at, how, cause, cause_how) VALUES (OLD.namespace, "
+            f"{node}, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER), 'deleted', '', ''); END"
+        )
+    yield (
+        f"CREATE TRIGGER edges_removed AFTER DELETE ON edges {_UNLESS_COLLECTING} BEGIN "
+        "INSERT OR REPLACE INTO lost (namespace, target, source) "
+        f"VALUES (OLD.namespace, {_plain('OLD.target')}, {_plain('OLD.source')}); END"
+    )
+    # An object that changes has its references removed and made anew.
+    yield (
+        "CREATE TRIGGER edges_added AFTER INSERT ON edges BEGIN DELETE FROM lost "
+        f"WHERE namespace = NEW.namespace AND target = {_plain('NEW.target')} "
+        f"AND source = {_plain('NEW.source')}; END"
+    )
+
 
 def _first(conn: sqlite3.Connection) -> None:
     for statement in _TABLES.split(";\n"):
         if statement.strip():
             conn.execute(statement)
+    for statement in _triggers():
+        conn.execute(statement)
 
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first,)

@@ -10,7 +10,7 @@ from typing import Any
 
 from orlopd.plugin.values import now
 
-from . import graph
+from . import graph, removals
 from .db import Connection, to_micros
 
 
@@ -23,6 +23,8 @@ class Swept:
     """Namespace and name."""
     snapshots: Sequence[tuple[str, ...]]
     """Namespace, snapshotter and key."""
+    contents: Sequence[tuple[Any, ...]]
+    """Namespace, digest and size."""
     next_expiry: int | None
 
 
@@ -43,28 +45,29 @@ def sweep(conn: Connection, aliases: Mapping[str, str]) -> Swept:
     snapshots = _unmarked(
         conn, "snapshots", "snapshotter, key, backend_key", "'s:' || snapshotter || '/' || key"
     )
-    ingests = _unmarked(conn, "ingests", "ref, backend_ref", "'g:' || ref")
+    ingests = _unmarked(conn, "ingests", "ref, backend_ref, expected", "'g:' || ref")
     contents = _unmarked(conn, "contents", "digest, size", "'c:' || digest")
     images = _unmarked(conn, "images", "name", "'i:' || name")
     conn.execute("DELETE FROM temp.marked")
 
-    _delete(conn, "leases", ("id",), leases)
-    _delete(conn, "snapshots", ("snapshotter", "key"), snapshots)
-    _delete(conn, "ingests", ("ref",), ingests)
-    _delete(conn, "contents", ("digest",), contents)
-    _delete(conn, "images", ("name",), images)
-
-    owners = [(row[0], graph.snapshot_node(row[1], row[2])) for row in snapshots]
+    nodes = [(row[0], graph.snapshot_node(row[1], row[2])) for row in snapshots]
     for kind, rows in (
         (graph.LEASE, leases),
         (graph.INGEST, ingests),
         (graph.CONTENT, contents),
         (graph.IMAGE, images),
     ):
-        owners += [(row[0], graph.node(kind, row[1])) for row in rows]
-    graph.drop_all(conn, owners)
+        nodes += [(row[0], graph.node(kind, row[1])) for row in rows]
+    with removals.collecting(conn, nodes, at):
+        _delete(conn, "leases", ("id",), leases)
+        _delete(conn, "snapshots", ("snapshotter", "key"), snapshots)
+        _delete(conn, "ingests", ("ref",), ingests)
+        _delete(conn, "contents", ("digest",), contents)
+        _delete(conn, "images", ("name",), images)
+        graph.drop_all(conn, nodes)
     graph.discard_all(conn, [(graph.snapshot_store(row[1]), row[3], 0) for row in snapshots])
     graph.discard_all(conn, [(graph.INGEST_STORE, row[2], 0) for row in ingests])
+    graph.discard_all(conn, [(graph.CONTENT_STORE, row[3], 0) for row in ingests if row[3]])
     graph.discard_all(conn, [(graph.CONTENT_STORE, row[1], row[2]) for row in contents])
 
     counts = {
@@ -79,6 +82,7 @@ def sweep(conn: Connection, aliases: Mapping[str, str]) -> Swept:
         Counter({kind: len(rows) for kind, rows in counts.items() if rows}),
         images,
         [row[:3] for row in snapshots],
+        contents,
         next_expiry,
     )
 
