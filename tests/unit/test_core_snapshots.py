@@ -112,7 +112,7 @@ async def test_a_parent_must_be_there_and_committed(mem: NamespacedSnapshotter) 
     with pytest.raises(NotFound, match="parent snapshot gone"):
         await mem.prepare(NS, "box", "gone")
     await mem.prepare(NS, "active", "")
-    with pytest.raises(FailedPrecondition):
+    with pytest.raises(InvalidArgument, match="not committed"):
         await mem.view(NS, "box", "active")
     with pytest.raises(NotFound):
         await mem.commit(NS, "base", "gone")

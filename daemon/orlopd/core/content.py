@@ -55,6 +55,7 @@ class Content:
         self._events = events
         self._gc = gc
         self._sharing = sharing
+        self._writing: set[str] = set()
 
     async def info(self, scope: Scope, digest: str) -> ContentInfo:
         """What is known of a blob.
@@ -198,7 +199,9 @@ class Content:
             shared_size = await self._shared_size(expected, total)
             shared = shared_size is not None
             backend_ref = await self._db.write(
-                lambda conn: ingests.open_row(conn, scope, ref, fresh_ref, expected, shared=shared)
+                lambda conn: ingests.open_row(
+                    conn, scope, ref, fresh_ref, expected, shared=shared, writing=self._writing
+                )
             )
         if backend_ref is None:
             raise AlreadyExists(f"content {expected}: already exists", resource=f"content {expected}")
@@ -208,9 +211,7 @@ class Content:
             try:
                 writer = await self._store.ingest(backend_ref, total=total)
             except Unavailable:
-                raise Unavailable(
-                    f"ref {ref} locked: another writer has it open: unavailable", resource=f"ingest {ref}"
-                ) from None
+                raise ingests.locked(ref) from None
             except BaseException:
                 if backend_ref == fresh_ref:
                     with shielded():
@@ -227,6 +228,7 @@ class Content:
             writer,
             expected,
             total if shared_size is None else shared_size,
+            self._writing,
         )
 
     async def _shared_size(self, expected: str, total: int) -> int | None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from orlopd.plugin.values import Labels
 
-from .db import Connection, to_micros
+from .db import Connection, from_micros, to_micros
 
 CONTENT, SNAPSHOT, IMAGE, INGEST, CONTAINER, LEASE, SANDBOX = "c", "s", "i", "g", "k", "l", "b"
 FLAT = {CONTENT: "C", SNAPSHOT: "S", IMAGE: "I", INGEST: INGEST}
@@ -30,7 +30,7 @@ BACK_REF_PREFIX = "containerd.io/gc.bref."
 Edge = tuple[str, str]
 """Source and target."""
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _PLAIN = {"content": CONTENT, "image": IMAGE, "container": CONTAINER}
 
 
@@ -53,7 +53,7 @@ def expiry(labels: Labels) -> datetime | None:
     if not _RFC3339.fullmatch(text):
         return None
     try:
-        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
@@ -105,6 +105,14 @@ def put(
             "INSERT INTO roots (namespace, node, expires_at) VALUES (?, ?, ?)",
             (namespace, owner, None if expires is None else to_micros(expires)),
         )
+
+
+def root_expiry(conn: Connection, namespace: str, owner: str) -> datetime | None:
+    """When a root expires; None if it does not, or is none."""
+    row = conn.execute(
+        "SELECT expires_at FROM roots WHERE namespace = ? AND node = ?", (namespace, owner)
+    ).fetchone()
+    return None if row is None or row[0] is None else from_micros(row[0])
 
 
 def drop(conn: Connection, namespace: str, owner: str) -> None:

@@ -107,13 +107,15 @@ class Images:
 
         def change(conn: Connection) -> tuple[Image, bool]:
             current = _get(conn, scope.namespace, image.name)
-            fields = select(
-                f"image {quoted(image.name)}", paths or ("labels", "target"), _fields(current), _fields(image)
-            )
-            target: Descriptor = fields["target"]
-            if any(path.partition(".")[0] == "annotations" for path in paths):
-                target = dataclasses.replace(target, annotations=fields["annotations"])
-            changed = _normal(Image(image.name, target, fields["labels"], current.created_at, at or now()))
+            changed = current
+            # One after the other: "target" brings annotations too, which a path after it may change again.
+            for path in paths or ("labels", "target"):
+                fields = select(f"image {quoted(image.name)}", [path], _fields(changed), _fields(image))
+                target: Descriptor = fields["target"]
+                if path != "target":
+                    target = dataclasses.replace(target, annotations=fields["annotations"])
+                changed = dataclasses.replace(changed, target=target, labels=fields["labels"])
+            changed = _normal(dataclasses.replace(changed, updated_at=at or now()))
             _lease(conn, scope, changed)
             row = _row(changed)
             names = ", ".join(f"{name} = ?" for name in row)

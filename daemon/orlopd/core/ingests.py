@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Set
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from orlopd.plugin.content import ContentStore, Ingest
-from orlopd.plugin.errors import AlreadyExists, FailedPrecondition, NotFound, OrlopError, OutOfRange
+from orlopd.plugin.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    OrlopError,
+    OutOfRange,
+    Unavailable,
+)
 from orlopd.plugin.values import NO_LABELS, BlobInfo, IngestStatus, Labels, check_digest, now
 
 from . import blobs, graph, leases
@@ -49,7 +58,9 @@ class NamespacedIngest:
         writer: Ingest | None,
         expected: str,
         total: int,
+        writing: set[str],
     ) -> None:
+        """:param writing: the names in the store of all ingests that have a writer; kept up to date here"""
         self._db = db
         self._store = store
         self._events = events
@@ -61,6 +72,9 @@ class NamespacedIngest:
         self._expected = expected
         self._total = total
         self._started = now()
+        self._writing = writing
+        if writer is not None:
+            writing.add(backend_ref)
 
     @property
     def shared(self) -> bool:
@@ -91,7 +105,13 @@ class NamespacedIngest:
         await self._unshare(offset)
 
     async def _unshare(self, size: int) -> Ingest:
-        writer = await self._store.ingest(self._backend_ref, total=0)
+        # Without its row nobody would ever delete what is written now.
+        if not await self._db.read(lambda conn: is_row(conn, self._scope, self._ref, self._backend_ref)):
+            raise self._gone()
+        try:
+            writer = await self._store.ingest(self._backend_ref, total=0)
+        except Unavailable:
+            raise locked(self._ref) from None
         try:
             await writer.truncate(0)
             async with await self._store.open(self._expected) as reader:
@@ -104,7 +124,11 @@ class NamespacedIngest:
                 await writer.__aexit__(None, None, None)
             raise
         self._writer = writer
+        self._writing.add(self._backend_ref)
         return writer
+
+    def _gone(self) -> Aborted:
+        return Aborted(f"ingest {quoted(self._ref)} is gone: aborted", resource=f"ingest {self._ref}")
 
     async def digest(self) -> str:
         """The sha256 digest of what was written so far, or the expected one of a shared blob."""
@@ -153,21 +177,32 @@ class NamespacedIngest:
                 # If the store has it, this or another namespace does; the metadata tells which.
                 with suppress(AlreadyExists):
                     await self._writer.commit(size, digest)
+            elif not await self._is_stored(digest):
+                raise self._gone()
             blob = await self._record(digest, size, labels)
         if blob is None:
             raise AlreadyExists(f"content {digest}: already exists", resource=f"content {digest}")
         return blob
+
+    async def _is_stored(self, digest: str) -> bool:
+        try:
+            await self._store.info(digest)
+        except NotFound:
+            return False
+        return True
 
     async def _record(self, digest: str, size: int, labels: Labels) -> BlobInfo | None:
         namespace = self._scope.namespace
 
         def change(conn: Connection) -> BlobInfo | None:
             ensure(conn, namespace)
-            row = conn.execute(
-                "SELECT backend_ref FROM ingests WHERE namespace = ? AND ref = ?", (namespace, self._ref)
-            ).fetchone()
-            if row is not None and row[0] == self._backend_ref:
+            if is_row(conn, self._scope, self._ref, self._backend_ref):
                 remove(conn, self._scope, self._ref)
+                if self._writer is None:
+                    # What was sent before the blob was found elsewhere.
+                    graph.discard(conn, graph.INGEST_STORE, self._backend_ref)
+            elif self._writer is None:
+                raise self._gone()
             leases.hold(conn, self._scope, "content", digest)
             if blobs.exists(conn, namespace, digest):
                 return None
@@ -191,17 +226,27 @@ class NamespacedIngest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
+            self._writing.discard(self._backend_ref)
             await self._writer.__aexit__(kind, error, trace)
 
 
 def open_row(
-    conn: Connection, scope: Scope, ref: str, fresh_ref: str, expected: str, *, shared: bool
+    conn: Connection,
+    scope: Scope,
+    ref: str,
+    fresh_ref: str,
+    expected: str,
+    *,
+    shared: bool,
+    writing: Set[str],
 ) -> str | None:
     """Find or make an ingest, and have the scope's lease hold it.
 
     :param fresh_ref: the name in the store if it is made
+    :param writing: the names in the store of the ingests that have a writer
     :returns: the name in the store, or None when the namespace has ``expected``, which is then leased
     :raises NotFound: the scope's lease does not exist
+    :raises Unavailable: another writer has it open; nothing was changed
     """
     ensure(conn, scope.namespace)
     if expected and blobs.exists(conn, scope.namespace, expected):
@@ -224,15 +269,37 @@ def open_row(
             },
         )
     else:
-        conn.execute(
-            "UPDATE ingests SET expected = ? WHERE namespace = ? AND ref = ?", (kept, scope.namespace, ref)
-        )
+        if kept != row[1]:
+            _discard_expected(conn, row[1])
+            conn.execute(
+                "UPDATE ingests SET expected = ? WHERE namespace = ? AND ref = ?",
+                (kept, scope.namespace, ref),
+            )
     leases.hold(conn, scope, "ingests", ref)
+    backend_ref = fresh_ref if row is None else str(row[0])
+    if not shared and backend_ref in writing:
+        raise locked(ref)
     owner = graph.node(graph.INGEST, ref)
     edges = [(owner, graph.node(graph.CONTENT, kept))] if kept else []
-    expires = None if scope.lease else now() + UNLEASED
-    graph.put(conn, scope.namespace, owner, edges, root=not scope.lease, expires=expires)
-    return fresh_ref if row is None else str(row[0])
+    # Who opened it without a lease can come back to it, whatever becomes of a later caller's lease.
+    expires = graph.root_expiry(conn, scope.namespace, owner) if scope.lease else now() + UNLEASED
+    graph.put(conn, scope.namespace, owner, edges, root=expires is not None, expires=expires)
+    return backend_ref
+
+
+def is_row(conn: Connection, scope: Scope, ref: str, backend_ref: str) -> bool:
+    """Whether an ingest is still the one that the store knows as ``backend_ref``."""
+    row = conn.execute(
+        "SELECT 1 FROM ingests WHERE namespace = ? AND ref = ? AND backend_ref = ?",
+        (scope.namespace, ref, backend_ref),
+    ).fetchone()
+    return row is not None
+
+
+def _discard_expected(conn: Connection, expected: str) -> None:
+    # The blob that it kept from deletion may be nobody's now.
+    if expected:
+        graph.discard(conn, graph.CONTENT_STORE, expected)
 
 
 def find(conn: Connection, namespace: str, ref: str) -> str:
@@ -247,9 +314,17 @@ def find(conn: Connection, namespace: str, ref: str) -> str:
 
 def remove(conn: Connection, scope: Scope, ref: str) -> None:
     """Forget an ingest; its bytes are the caller's to deal with."""
-    conn.execute("DELETE FROM ingests WHERE namespace = ? AND ref = ?", (scope.namespace, ref))
+    row = conn.execute(
+        "DELETE FROM ingests WHERE namespace = ? AND ref = ? RETURNING expected", (scope.namespace, ref)
+    ).fetchone()
+    _discard_expected(conn, row[0] if row else "")
     graph.drop(conn, scope.namespace, graph.node(graph.INGEST, ref))
     leases.let_go(conn, scope, "ingests", ref)
+
+
+def locked(ref: str) -> Unavailable:
+    """The error for an ingest that another writer has open."""
+    return Unavailable(f"ref {ref} locked: another writer has it open: unavailable", resource=f"ingest {ref}")
 
 
 def not_found(ref: str) -> NotFound:

@@ -119,16 +119,20 @@ class Leases:
         :raises InvalidArgument: the type or the id is malformed
         :raises Unimplemented: nothing of this type can be held
         """
-        _check_resource(resource)
-        await self._db.write(lambda conn: _hold(conn, scope.namespace, id, resource))
+
+        def change(conn: Connection) -> None:
+            _check_lease(conn, scope.namespace, id)
+            _check_resource(resource)
+            _hold(conn, scope.namespace, id, resource)
+
+        await self._db.write(change)
 
     async def delete_resource(self, scope: Scope, id: str, resource: Resource) -> None:
         """Have a lease not hold something any more; no error if it does not. Raises as add_resource."""
-        _check_resource(resource)
 
         def change(conn: Connection) -> None:
-            if not _exists(conn, scope.namespace, id):
-                raise _not_found(id)
+            _check_lease(conn, scope.namespace, id)
+            _check_resource(resource)
             _let_go(conn, scope.namespace, id, resource)
 
         await self._db.write(change)
@@ -138,8 +142,7 @@ class Leases:
         """What a lease holds. :raises NotFound: there is no such lease"""
 
         def query(conn: Connection) -> list[Resource]:
-            if not _exists(conn, scope.namespace, id):
-                raise _not_found(id)
+            _check_lease(conn, scope.namespace, id)
             rows = conn.execute(
                 "SELECT type, id FROM lease_resources WHERE namespace = ? AND lease = ? ORDER BY type, id",
                 (scope.namespace, id),
@@ -239,6 +242,11 @@ def _check_resource(resource: Resource) -> None:
 def _exists(conn: Connection, namespace: str, id: str) -> bool:
     row = conn.execute("SELECT 1 FROM leases WHERE namespace = ? AND id = ?", (namespace, id)).fetchone()
     return row is not None
+
+
+def _check_lease(conn: Connection, namespace: str, id: str) -> None:
+    if not _exists(conn, namespace, id):
+        raise _not_found(id)
 
 
 def _not_found(id: str) -> NotFound:

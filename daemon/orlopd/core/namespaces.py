@@ -114,10 +114,12 @@ class Namespaces:
                     resource=f"namespace {name}",
                     hint=f"remove its {kept} first",
                 )
-            for (ref,) in conn.execute(
-                "SELECT backend_ref FROM ingests WHERE namespace = ?", (name,)
+            for ref, expected in conn.execute(
+                "SELECT backend_ref, expected FROM ingests WHERE namespace = ?", (name,)
             ).fetchall():
                 graph.discard(conn, graph.INGEST_STORE, ref)
+                if expected:
+                    graph.discard(conn, graph.CONTENT_STORE, expected)
             conn.execute("DELETE FROM namespaces WHERE name = ?", (name,))
 
         await self._db.write(change)

@@ -151,8 +151,7 @@ class NamespacedSnapshotter:
 
         :raises AlreadyExists: ``key`` names a snapshot, or the target that the labels name is there
         :raises NotFound: ``parent`` names none, or the scope's lease does not exist
-        :raises FailedPrecondition: ``parent`` is not committed
-        :raises InvalidArgument: the key or a label is malformed
+        :raises InvalidArgument: the key or a label is malformed, or ``parent`` is not committed
         """
         mounts = await self._create(scope, key, parent, labels, SnapshotKind.ACTIVE)
         fields = {"key": key, "parent": parent, "snapshotter": self.name}
@@ -216,8 +215,8 @@ class NamespacedSnapshotter:
                 f"parent snapshot {parent} does not exist: not found", resource=f"snapshot {parent}"
             )
         if found.kind is not SnapshotKind.COMMITTED:
-            raise FailedPrecondition(
-                f"parent snapshot {parent} is not committed: failed precondition",
+            raise InvalidArgument(
+                f"parent snapshot {parent} is not committed: invalid argument",
                 resource=f"snapshot {parent}",
             )
         return found.backend_key
