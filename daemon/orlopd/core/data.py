@@ -187,6 +187,8 @@ class DataRemover:
             try:
                 keys = {info.name: 0 async for info in snapshotter.walk()}
                 await self._note_unknown(graph.snapshot_store(name), keys)
+                # And what it was deleting, which it alone knows of.
+                await snapshotter.cleanup()
             except OrlopError as error:
                 log.warning("cannot look for %s snapshots that nobody knows: %s", name, error)
 

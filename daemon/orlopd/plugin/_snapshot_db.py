@@ -13,7 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import AlreadyExists, FailedPrecondition, NotFound
+from .errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    Internal,
+    NotFound,
+    OrlopError,
+    Unavailable,
+)
+from .files import disk_full, disk_is_full
 from .values import Labels, SnapshotInfo, SnapshotKind, Usage
 
 _VERSION = 1
@@ -89,13 +98,24 @@ def _row(values: tuple[Any, ...]) -> Row:
 
 
 class SnapshotDatabase:
-    """Blocking; one connection that threads take turns at. Every change is durable when its call returns."""
+    """Blocking; one connection that threads take turns at. Every change is durable when its call returns.
+
+    Every call may raise, beside what it says: ResourceExhausted (the disk is full), Unavailable (it does
+    not work now), DataLoss (the database is damaged).
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        path.chmod(0o600)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        with self._explained():
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            path.chmod(0o600)
+            self._prepare()
+
+    def _prepare(self) -> None:
+        path = self._path
+        pragmas = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY")
+        for pragma in pragmas:
             self._connection.execute(f"PRAGMA {pragma}")
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
         if version > _VERSION:
@@ -112,8 +132,17 @@ class SnapshotDatabase:
             self._connection.close()
 
     @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
+            raise _error(self._path, error) from error
+
+    @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
-        with self._lock:
+        with self._explained(), self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -124,7 +153,7 @@ class SnapshotDatabase:
                 raise
 
     def _all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._explained(), self._lock:
             return self._connection.execute(sql, values).fetchall()
 
     def last_id(self) -> int:
@@ -214,6 +243,21 @@ class SnapshotDatabase:
             done = change.execute("DELETE FROM snapshots WHERE id = ? AND key = ?", (row.id, row.key))
         if done.rowcount != 1:
             raise NotFound(f"snapshot {row.key!r} does not exist", resource=f"snapshot {row.key}")
+
+
+def _error(path: Path, error: sqlite3.Error) -> OrlopError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and disk_is_full(path)):
+        return disk_full(f"cannot write {str(path)!r}")
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return DataLoss(
+            f"{str(path)!r} is damaged: {error}",
+            reason="DATABASE_DAMAGED",
+            hint=f"restore {path} from a backup, or move {path.parent} away to begin without snapshots",
+        )
+    if code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY}:
+        return Unavailable(f"{str(path)!r} cannot be used now: {error}")
+    return Internal(f"{str(path)!r}: {error}")
 
 
 def _taken(key: str) -> AlreadyExists:

@@ -31,6 +31,7 @@ RESOLVE_IN_ROOT = 0x10
 
 _SYS_OPENAT2 = 437  # the same on every architecture but alpha
 _REBASE = 2048
+_NEXT_TO_NOTHING = 64 << 10
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -249,6 +250,21 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     sync_folder(path.parent)
 
 
+def disk_full(tried: str) -> ResourceExhausted:
+    """The error for a full disk. :param tried: as in :func:`explain`"""
+    message = f"{tried}: {os.strerror(errno.ENOSPC)}"
+    return ResourceExhausted(message, reason="DISK_FULL", hint="free some space: orlop system prune")
+
+
+def disk_is_full(path: str | os.PathLike[str]) -> bool:
+    """Whether there is next to no space left where ``path`` is; SQLite does not always tell."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _NEXT_TO_NOTHING
+
+
 def explain(error: OSError, tried: str) -> OrlopError:
     """Turn what the operating system said into an error of the house.
 
@@ -256,7 +272,7 @@ def explain(error: OSError, tried: str) -> OrlopError:
     """
     message = f"{tried}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceExhausted(message, reason="DISK_FULL", hint="free some space: orlop system prune")
+        return disk_full(tried)
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG):
         return ResourceExhausted(message)
     if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):

@@ -20,6 +20,7 @@ the next start finds them and :meth:`SnapshotterBase.cleanup` deletes them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -77,8 +78,11 @@ class SnapshotterBase:
         self._lock = threading.Lock()
         self._making: set[int] = set()
         self._pinned: Counter[int] = Counter()
+        self._dropping: set[Path] = set()
         self._limiter: anyio.CapacityLimiter | None = None
-        folders = [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
+        # A number whose snapshot was never recorded may be in use as a folder's name all the same.
+        there = (*self._folder.iterdir(), *self._trash.iterdir())
+        folders = [int(path.name) for path in there if path.name.isdecimal()]
         self._last = max([self._db.last_id(), *folders])
         self._discard_orphans()
 
@@ -165,7 +169,7 @@ class SnapshotterBase:
             self._discard_orphans()
             for path in list(self._trash.iterdir()):
                 with _explained(f"cannot delete {str(path)!r}"):
-                    self.drop(path)
+                    self._drop(path)
 
         await self._run(job)
 
@@ -264,20 +268,32 @@ class SnapshotterBase:
         """Take a folder without a row out of the way, and delete it if that works now."""
         trash = self._trash / path.name
         try:
-            path.rename(trash)
-            self.drop(trash)
-        except FileNotFoundError:
-            pass
+            with self._lock, contextlib.suppress(FileNotFoundError):
+                path.rename(trash)
+            self._drop(trash)
         except OSError as error:
             # Not the caller's trouble: the snapshot is gone; cleanup() tries again.
             _log.warning("left %s for the next cleanup: %s", trash, error)
+
+    def _drop(self, trash: Path) -> None:
+        # One thread for each: a removal and a cleanup would stumble over each other's steps.
+        with self._lock:
+            if trash in self._dropping:
+                return
+            self._dropping.add(trash)
+        try:
+            self.drop(trash)
+        finally:
+            with self._lock:
+                self._dropping.discard(trash)
 
     def _discard_orphans(self) -> None:
         with self._lock:
             known = self._db.ids() | self._making
             for path in list(self._folder.iterdir()):
                 if not (path.name.isdecimal() and int(path.name) in known):
-                    path.rename(self._trash / path.name)
+                    with _explained(f"cannot move {str(path)!r} away"):
+                        path.rename(self._trash / path.name)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -110,7 +111,9 @@ class LocalIngest:
                 while done < len(view):
                     done += os.pwrite(self._fd, view[done:], offset + done)
             except OSError as error:
-                os.ftruncate(self._fd, offset)
+                # What it left beyond the end is written over, or cut off by the commit.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, offset)
                 raise explain(error, f"cannot write to ingest {self._status.ref!r}") from error
             if self._digests.upto == offset:
                 self._digests.add(data)
@@ -123,10 +126,16 @@ class LocalIngest:
                 raise OutOfRange(
                     f"cannot cut ingest {self._status.ref!r} at {offset}: it has {self._status.offset} bytes"
                 )
-            os.ftruncate(self._fd, offset)
-            if offset < self._digests.upto:
-                self._digests = _Digests(self._algorithms)
-            self._status = replace(self._status, offset=offset, updated_at=now())
+            try:
+                os.ftruncate(self._fd, offset)
+            except OSError as error:
+                raise explain(error, f"cannot cut ingest {self._status.ref!r}") from error
+            self._stand_at(offset)
+
+    def _stand_at(self, offset: int) -> None:
+        if offset < self._digests.upto:
+            self._digests = _Digests(self._algorithms)
+        self._status = replace(self._status, offset=offset, updated_at=now())
 
     def _digest(self, algorithm: str) -> str:
         with self._lock:
@@ -139,7 +148,10 @@ class LocalIngest:
             self._digests = _Digests(self._algorithms)
         while self._digests.upto < self._status.offset:
             wanted = min(_CHUNK, self._status.offset - self._digests.upto)
-            data = os.pread(self._fd, wanted, self._digests.upto)
+            try:
+                data = os.pread(self._fd, wanted, self._digests.upto)
+            except OSError as error:
+                raise explain(error, f"cannot read ingest {self._status.ref!r}") from error
             if not data:
                 raise Aborted(f"ingest {self._status.ref!r} was cut short by somebody else")
             self._digests.add(data)
@@ -155,7 +167,7 @@ class LocalIngest:
                     reason="SIZE_MISMATCH",
                     resource=f"ingest {status.ref}",
                 )
-            path = self._blob(digest or "sha256:" + "0" * 64)  # checks the digest's form first
+            self._blob(digest or "sha256:" + "0" * 64)  # checks the digest's form first
             actual = self._catch_up(digest.partition(":")[0] or "sha256")
             if digest and actual != digest:
                 raise FailedPrecondition(
@@ -163,21 +175,44 @@ class LocalIngest:
                     reason="DIGEST_MISMATCH",
                     resource=f"ingest {status.ref}",
                 )
-            path = self._blob(actual)
             try:
-                there = path.exists()
-                if not there:
-                    os.utime(self._fd)  # the blob's times are those of its commit
-                    os.fsync(self._fd)
-                    (self._folder / "data").rename(path)
-                    sync_folder(path.parent)
-                (self._folder / "state").unlink(missing_ok=True)
-                remove_tree(self._folder)
+                there = self._publish(self._blob(actual))
             except OSError as error:
                 raise explain(error, f"cannot commit ingest {status.ref!r}") from error
+            # The blob is there for good. What cannot be removed of the ingest is swept at the next start.
+            with contextlib.suppress(OSError):
+                (self._folder / "state").unlink(missing_ok=True)
+                remove_tree(self._folder)
             at = datetime.fromtimestamp(os.fstat(self._fd).st_mtime, UTC)
             self._gone = True
             self.close()
             if there:
                 raise AlreadyExists(f"blob {actual} is there already", resource=f"blob {actual}")
             return BlobInfo(actual, status.offset, at, at)
+
+    def _publish(self, path: Path) -> bool:
+        """Give the bytes their name, durably; whether there was such a blob already."""
+        if path.exists():
+            # Its name may be as young as this: whoever gave it may not have come to this line.
+            sync_folder(path.parent)
+            return True
+        if os.fstat(self._fd).st_size != self._status.offset:
+            os.ftruncate(self._fd, self._status.offset)
+        os.utime(self._fd)  # the blob's times are those of its commit
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            # The kernel forgets which pages it could not write, and the next fsync would find nothing amiss.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            self._stand_at(0)
+            raise
+        data = self._folder / "data"
+        data.rename(path)
+        try:
+            sync_folder(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.rename(data)
+            raise
+        return False

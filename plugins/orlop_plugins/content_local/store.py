@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +52,8 @@ class LocalReader:
     async def read_at(self, offset: int, size: int) -> bytes:
         if offset >= self._size or size <= 0:
             return b""
-        return await anyio.to_thread.run_sync(os.pread, self._fd, size, offset)
+        with _explained(f"cannot read blob {self._path.name}"):
+            return await anyio.to_thread.run_sync(os.pread, self._fd, size, offset)
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,6 +82,9 @@ class LocalStore:
         def prepare() -> None:
             for path in (store._blobs, store._blobs / "sha256", store._blobs / "sha512", store._ingests):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Also the names that an earlier process gave and did not live to make durable.
+            for path in (root, store._blobs, store._blobs / "sha256", store._blobs / "sha512"):
+                sync_folder(path)
             for folder in list(store._ingests.iterdir()):
                 if _read_state(folder) is None:  # a crash while it was made or forgotten
                     remove_tree(folder)
@@ -106,9 +110,16 @@ class LocalStore:
             return [info for _, info in zip(range(_BATCH), source, strict=False)]
 
         source = found()
-        while infos := await anyio.to_thread.run_sync(batch, source):
+        while infos := await self._listed(batch, source):
             for info in infos:
                 yield info
+
+    @staticmethod
+    async def _listed(
+        job: Callable[[Iterator[BlobInfo]], list[BlobInfo]], source: Iterator[BlobInfo]
+    ) -> list[BlobInfo]:
+        with _explained("cannot list the blobs"):
+            return await anyio.to_thread.run_sync(job, source)
 
     async def open(self, digest: str) -> LocalReader:
         path = self._blob(digest)
@@ -119,7 +130,8 @@ class LocalStore:
             except FileNotFoundError as error:
                 raise _no_blob(digest) from error
 
-        return await anyio.to_thread.run_sync(job)
+        with _explained(f"cannot open blob {digest}"):
+            return await anyio.to_thread.run_sync(job)
 
     async def delete(self, digest: str) -> None:
         path = self._blob(digest)
@@ -131,7 +143,8 @@ class LocalStore:
                 raise _no_blob(digest) from error
             sync_folder(path.parent)
 
-        await anyio.to_thread.run_sync(job)
+        with _explained(f"cannot delete blob {digest}"):
+            await anyio.to_thread.run_sync(job)
 
     async def ingest(self, ref: str, *, total: int = 0, expected: str = "") -> LocalIngest:
         if not ref or len(ref) > _REF_LIMIT:
@@ -165,7 +178,9 @@ class LocalStore:
             found = (_read_status(folder) for folder in self._ingests.iterdir())
             return [status for status in found if status is not None]
 
-        for status in await anyio.to_thread.run_sync(refs):
+        with _explained("cannot list the ingests"):
+            statuses = await anyio.to_thread.run_sync(refs)
+        for status in statuses:
             writer = self._open.get(status.ref)
             yield writer.status if writer is not None else status
 
@@ -232,6 +247,8 @@ def _info(path: Path, digest: str) -> BlobInfo:
         info = path.lstat()
     except FileNotFoundError as error:
         raise _no_blob(digest) from error
+    except OSError as error:
+        raise explain(error, f"cannot look at blob {digest}") from error
     at = datetime.fromtimestamp(info.st_mtime, UTC)
     return BlobInfo(digest, info.st_size, at, at)
 
