@@ -288,9 +288,15 @@ def mounts_under(folder: Path) -> list[str]:
 
 
 def cgroups_of(namespace: str) -> list[Path]:
-    """The cgroups of a namespace's containers, in every hierarchy."""
+    """The cgroups of a namespace's containers, in every hierarchy, and the one that they lie in."""
     top = Path("/sys/fs/cgroup")
-    places = (*top.glob(f"*/{namespace}/*/"), *top.glob(f"{namespace}/*/"), *top.glob(f"*/{namespace}:*/"))
+    above = (*top.glob(f"*/{namespace}"), *top.glob(namespace))
+    places = (
+        *top.glob(f"*/{namespace}/*/"),
+        *top.glob(f"{namespace}/*/"),
+        *top.glob(f"*/{namespace}:*/"),
+        *above,
+    )
     return [place for place in places if place.is_dir()]
 
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,18 @@ class Lost:
         if exec_id:
             raise NotFound(f"process does not exist {exec_id}: not found", resource=f"exec {exec_id}")
         return self.end
+
+
+def remove_empty_groups(namespaces: Iterable[str]) -> None:
+    """Remove the control groups that containers of these namespaces lay in, where none lies there now.
+
+    Runtimes remove a container's own group and leave the one above, which nobody else ever would.
+    """
+    top = Path("/sys/fs/cgroup")
+    for namespace in namespaces:
+        for group in (top / namespace, *top.glob(f"*/{namespace}")):
+            with contextlib.suppress(OSError):  # not there, or in use
+                group.rmdir()
 
 
 def clean_up(folder: Folder, record: Record) -> None:

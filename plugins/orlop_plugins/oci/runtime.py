@@ -23,7 +23,7 @@ from orlopd.plugin.runtime import Task, TaskSpec
 from orlopd.plugin.values import TypedBytes
 
 from . import specs
-from .cleanup import clean_up, has
+from .cleanup import clean_up, has, remove_empty_groups
 from .config import OciConfig
 from .folder import Folder, Record, check_id, new_address
 from .launch import Launcher
@@ -49,6 +49,7 @@ class OciRuntime:
         self._group = tasks
         self._launcher = Launcher(config.shim_deadline, fork_server=config.fork_server, label=str(state))
         self._tasks: set[ShimTask] = set()
+        self._namespaces: set[str] = set()
 
     @classmethod
     async def open(cls, binary: str, context: Context) -> OciRuntime:
@@ -112,6 +113,7 @@ class OciRuntime:
         for item in list(self._tasks):
             await item.aclose()
         await self._launcher.aclose()
+        await anyio.to_thread.run_sync(remove_empty_groups, self._namespaces)
 
     async def _launch(self, folder: Folder, record: Record) -> ShimTask:
         order = Order(
@@ -153,6 +155,7 @@ class OciRuntime:
 
     def _keep(self, task: ShimTask) -> None:
         self._tasks.add(task)
+        self._namespaces.add(task.namespace)
         self._group.start_soon(self._follow, task)
 
     async def _follow(self, task: ShimTask) -> None:

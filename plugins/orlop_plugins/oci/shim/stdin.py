@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 _CHUNK = 64 << 10
 _HIGH = 256 << 10
 _DEFAULT_EOF = b"\x04"
+_EOF_FIRST = 0.2
+_EOF_LAST = 5.0
 
 
 class StdinWriter:
@@ -33,6 +35,7 @@ class StdinWriter:
         self._room.set()
         self._ended = False
         self._writing = False
+        self._again: asyncio.TimerHandle | None = None
 
     async def write(self, data: bytes) -> None:
         """Queue ``data``; returns when there is room for more. What a process does not want is dropped.
@@ -50,13 +53,16 @@ class StdinWriter:
         if self._ended:
             return
         self._ended = True
-        if self._terminal and self._fd >= 0:
-            self._put(self._eof_character())
+        if self._terminal:
+            self._say_end(_EOF_FIRST)
         if not self._queue and not self._terminal:
             self.close()
 
     def close(self) -> None:
         """Drop what is queued. May be called twice."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         if self._writing:
             self._loop.remove_writer(self._fd)
             self._writing = False
@@ -66,6 +72,15 @@ class StdinWriter:
         if self._fd >= 0 and not self._terminal:
             os.close(self._fd)
         self._fd = -1
+
+    def _say_end(self, pause: float) -> None:
+        # A pipe's end lasts, a terminal's is one character: it is lost if the program changes the terminal's
+        # mode just then, and it ends one program of several that read. So it is said again and again.
+        if self._fd < 0:
+            return
+        if not self._queue or pause == _EOF_FIRST:
+            self._put(self._eof_character())
+        self._again = self._loop.call_later(pause, self._say_end, min(pause * 2, _EOF_LAST))
 
     def _eof_character(self) -> bytes:
         try:
