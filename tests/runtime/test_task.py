@@ -88,6 +88,7 @@ async def test_a_terminal_has_a_size_a_line_editor_and_an_interrupt(
         await attachment.send(Stdin(b"sh -c 'stty size; echo in $((1+1)); sleep 100'\n"))
         assert b"24 80\r\n" in await wait_for(attachment, b"in 2\r\n")
         await attachment.send(Stdin(b"\x03"))
+        await wait_for(attachment, b"# ")
         await attachment.send(Stdin(b"echo $?; exit 5\n"))
         out, _, end = await read_all(attachment)
     assert b"130\r\n" in out
