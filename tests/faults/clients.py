@@ -7,7 +7,7 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,18 +59,19 @@ class Client(threading.Thread):
         seed: int,
         archives: Sequence[Archive] = (),
         *,
-        files: bool = True,
+        refusals: Collection[grpc.StatusCode] = (),
     ) -> None:
-        """:param files: whether to put files into snapshots"""
+        """:param refusals: codes that a call may be refused with, and then was not carried out"""
         super().__init__(name=ledger.namespace, daemon=True)
         self._address = address
         self._ledger = ledger
         self._random = random.Random(seed)
         self._archives = archives
-        self._files = files
+        self._refusals = refusals
         self._api: Api
         self.stop = threading.Event()
         self.calls = 0
+        self.refused: list[str] = []
         self.error: Exception | None = None
 
     def run(self) -> None:
@@ -83,7 +84,6 @@ class Client(threading.Thread):
                         self._api.create_lease(KEPT)
                 while not self.stop.is_set():
                     self._step()
-                    self.calls += 1
             except Died:
                 pass
             except Exception as error:
@@ -109,7 +109,14 @@ class Client(threading.Thread):
             self._bring_in: 3 if self._archives else 0,
             self._collect: 2,
         }
-        self._random.choices(list(doings), list(doings.values()))[0]()
+        do = self._random.choices(list(doings), list(doings.values()))[0]
+        try:
+            do()
+        except grpc.RpcError as error:
+            if error.code() not in self._refusals:
+                raise
+            self.refused.append(f"{do.__name__.strip('_')}: {error.code().name} {error.details()}")
+        self.calls += 1
 
     # --- What there is to choose from ----------------------------------------------------------------
 
@@ -298,8 +305,7 @@ class Client(threading.Thread):
         with ledger.change(effects):
             labels = {f"{PREFIX}root": "x"} if root else {}
             mounts = self._api.prepare(snapshotter, key, parent, lease="" if root else KEPT, labels=labels)
-        if self._files:
-            self._fill(mounts, ledger.files[snapshotter, key])
+        self._fill(mounts, ledger.files[snapshotter, key])
         return None
 
     def _fill(self, mounts: Sequence[object], files: dict[str, str]) -> None:
@@ -313,7 +319,8 @@ class Client(threading.Thread):
                 (folder / name).write_bytes(data)
                 files[name] = sha256(data)
         except OSError as error:
-            raise Died from error
+            if not self._refusals:
+                raise Died from error
 
     def _commit(self) -> None:
         ledger = self._ledger
@@ -324,8 +331,14 @@ class Client(threading.Thread):
         name, parent = self._fresh("layer"), ledger.known[kind, snapshotter, key][1]
         ledger.files[snapshotter, name] = ledger.files[snapshotter, key]
         effects = {(kind, snapshotter, key): None, (kind, snapshotter, name): (COMMITTED, parent, True)}
-        with ledger.change(effects, atomic=True):
-            self._api.commit_snapshot(snapshotter, name, key, {f"{PREFIX}root": "x"})
+        try:
+            with ledger.change(effects, atomic=True):
+                self._api.commit_snapshot(snapshotter, name, key, {f"{PREFIX}root": "x"})
+        except grpc.RpcError:
+            # The one call that may have happened although it was refused.
+            ledger.known.pop((kind, snapshotter, key))
+            ledger.unsure |= effects.keys()
+            raise
 
     def _remove_snapshot(self) -> None:
         ledger = self._ledger

@@ -98,7 +98,7 @@ class Tmpfs:
 
     @property
     def _filler(self) -> Path:
-        return self._point / "lost+found"
+        return self._point / "filler"
 
     def fill(self, leave: int = 0) -> None:
         """Take all space but ``leave`` bytes."""

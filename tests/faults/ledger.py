@@ -56,6 +56,8 @@ class Ledger:
     """Whether ``pending`` happens as a whole or not at all."""
     imported: bool = False
     """Whether a call was made that makes objects of its own along the way."""
+    unsure: set[Key] = field(default_factory=lambda: set[Key]())
+    """Objects of which nothing is known."""
     edges: dict[str, list[str]] = field(default_factory=dict)
     """References of blobs whose labels are :data:`ANY`."""
     bytes: dict[str, bytes] = field(default_factory=dict)

@@ -62,7 +62,7 @@ class Verifier:
         }
         kept = reachable(merged, ledger.edges, after)
         for key in sorted({*ledger.known, *ledger.pending, *seen}):
-            if key[0] == "ingest":
+            if key[0] == "ingest" or key in ledger.unsure:
                 continue
             allowed = [ledger.known.get(key)]
             if key in ledger.pending:
@@ -142,6 +142,7 @@ class Verifier:
                 if error.code() != grpc.StatusCode.ALREADY_EXISTS:
                     yield f"ingest {ref} of {acknowledged} bytes cannot be resumed: {_told(error)}"
         ledger.pending, ledger.imported, ledger.atomic = {}, False, False
+        ledger.unsure.clear()
 
     # --- After one collection ------------------------------------------------------------------------
 
@@ -214,7 +215,7 @@ class Disk:
         for path in self._root.rglob("*"):
             if _TEMPORARY.search(path.name):
                 yield f"temporary file {path.relative_to(self._root)}"
-        extra = {path.name for path in self._root.iterdir()} - _TOP
+        extra = {path.name.partition(".db")[0] for path in self._root.iterdir()} - _TOP
         yield from (f"unknown {name} in the root" for name in extra)
 
     def _snapshotter(self, name: str, folder: Path, ledgers: Sequence[Ledger]) -> Iterator[str]:
@@ -260,7 +261,7 @@ class Disk:
 
 
 _TOP = {
-    *("metadata.db", "metadata.db-wal", "metadata.db-shm", "lock", "lost+found", "uuid"),
+    *("metadata", "events", "lock", "lost+found", "uuid"),
     *("containers", "content", "differ", "resolver", "runtime", "snapshotter"),
 }
 

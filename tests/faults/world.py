@@ -134,6 +134,9 @@ def run(world: World, points: int, *, say: Callable[[str], None] = print) -> lis
     for number in range(points):
         found = world.point()
         if found:
+            say(str(world.tally))
+            for finding in found:
+                say(finding)
             return [f"at point {number}: {finding}" for finding in found[:30]]
         if number % 25 == 24:
             say(str(world.tally))

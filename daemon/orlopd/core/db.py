@@ -25,6 +25,7 @@ from orlopd.plugin.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from orlopd.plugin.files import disk_is_full
 from orlopd.plugin.values import NO_LABELS, Labels
 
 from . import schema
@@ -50,6 +51,7 @@ class Database:
         self._writer: Connection | None = None
         self._next_id = self._last_id = 0
         self._id_lock = anyio.Lock()
+        self._owed: list[Callable[[Connection], object]] = []
         self.on_write: list[Callable[[], None]] = []
         """Called in the event loop after every change."""
 
@@ -129,13 +131,26 @@ class Database:
             with _translated(self.path):
                 if self._writer is None:
                     raise Internal("the metadata database is closed")
+                owed = tuple(self._owed)
                 with _transaction(self._writer, "BEGIN IMMEDIATE"):
-                    return fn(self._writer)
+                    for change in owed:
+                        change(self._writer)
+                    result = fn(self._writer)
+                del self._owed[: len(owed)]
+                return result
 
         result = await to_thread.run_sync(run, limiter=self._write_limiter)
         for listener in self.on_write:
             listener()
         return result
+
+    def owe(self, change: Callable[[Connection], object]) -> None:
+        """Have ``change`` made together with the next one that succeeds.
+
+        For what has to follow something that has happened already, when the disk is full or fails. It is
+        forgotten if the daemon dies first: only for what the next start would find by itself.
+        """
+        self._owed.append(change)
 
     async def next_id(self) -> int:
         """A number never given before, not even before a crash. Larger than all before it."""
@@ -179,7 +194,7 @@ def _translated(path: Path) -> Generator[None]:
 
 def _error(path: Path, error: sqlite3.Error) -> OrlopError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and disk_is_full(path)):
         return ResourceExhausted(
             f"the disk of the metadata database {path} is full",
             reason="DISK_FULL",

@@ -212,11 +212,8 @@ class NamespacedIngest:
             return await self._db.write(change)
         except OrlopError:
             # The bytes are in the store already, and perhaps nobody's.
-            try:
-                await self._db.write(lambda conn: graph.discard(conn, graph.CONTENT_STORE, digest, size))
-                self._gc.schedule()
-            except OrlopError as error:
-                log.warning("cannot note that blob %s is to be deleted: %s", digest, error)
+            self._db.owe(lambda conn: graph.discard(conn, graph.CONTENT_STORE, digest, size))
+            self._gc.schedule()
             raise
 
     async def __aenter__(self) -> Self:

@@ -7,7 +7,8 @@ noted before the backend does it, so that after a crash it can be told whether i
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 
 from orlopd.plugin.errors import (
     AlreadyExists,
@@ -190,7 +191,7 @@ class NamespacedSnapshotter:
                 if isinstance(error, AlreadyExists) and target:
                     await self._adopt(scope, target, parent, backend_parent, labels)
                     raise _exists(f"target snapshot {quoted(target)}") from None
-                await self._discard(backend_key)
+                self._discard(backend_key)
                 if isinstance(error, AlreadyExists):
                     raise Internal(f"snapshotter {self.name} has {backend_key} already: {error}") from error
                 raise
@@ -260,16 +261,10 @@ class NamespacedSnapshotter:
         )
         await self._db.write(lambda conn: self._record(conn, scope, row, backend_parent))
 
-    async def _discard(self, backend_key: str) -> None:
+    def _discard(self, backend_key: str) -> None:
         """Have the collector remove what the backend made, or half made, and nobody will know."""
-        with shielded():
-            try:
-                await self._db.write(
-                    lambda conn: graph.discard(conn, graph.snapshot_store(self.name), backend_key)
-                )
-                self._gc.schedule()
-            except OrlopError as error:
-                log.warning("%s snapshot %s is left until the next start: %s", self.name, backend_key, error)
+        self._db.owe(lambda conn: graph.discard(conn, graph.snapshot_store(self.name), backend_key))
+        self._gc.schedule()
 
     async def commit(
         self, scope: Scope, name: str, key: str, labels: Labels = NO_LABELS, *, parent: str = ""
@@ -280,6 +275,8 @@ class NamespacedSnapshotter:
         :raises AlreadyExists: ``name`` names a snapshot
         :raises NotFound: ``key`` names none, or the scope's lease does not exist
         :raises FailedPrecondition: ``key`` is not active
+        :raises ResourceExhausted: the disk is full; what the backend has done by then is not undone, so that
+            doing it again may find ``name`` there
         """
         check_name(name, "snapshot name")
         check_labels(labels, "info.Labels")
@@ -296,11 +293,23 @@ class NamespacedSnapshotter:
                 try:
                     await self._backend.commit(backend_name, row.backend_key, _inherited(labels))
                 except BaseException:
-                    await self._db.write(lambda conn: self._undo_commit(conn, scope, name))
+                    with suppress(OrlopError):
+                        await self._settle(lambda conn: self._undo_commit(conn, scope, name))
                     raise
-                await self._db.write(lambda conn: self._finish_commit(conn, scope, name))
+                await self._settle(lambda conn: self._finish_commit(conn, scope, name))
         fields = {"key": key, "name": name, "snapshotter": self.name}
         await self._events.emit(scope, "/snapshot/commit", "containerd.events.SnapshotCommit", fields)
+
+    async def _settle(self, change: Callable[[Connection], None]) -> None:
+        """Write what follows from what the backend did; later at the latest if that does not work now.
+
+        :raises OrlopError: it does not work now
+        """
+        try:
+            await self._db.write(change)
+        except OrlopError:
+            self._db.owe(change)
+            raise
 
     def _begin_commit(
         self,
