@@ -42,8 +42,18 @@ class Ext4:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        unmount(self._point)
+        self._unmount()
         self._image.unlink()
+
+    def _unmount(self) -> None:
+        unmount(self._point)
+        # It lives on in the mount namespaces of who has just died, for a moment: and as it was, shut down.
+        for _ in range(500):
+            done = subprocess.run(["losetup", "-j", str(self._image)], capture_output=True, text=True)
+            if not done.stdout:
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"the loop device stays: {done.stdout}")
 
     def _mount(self) -> None:
         _run("mount", "-o", "loop,commit=300", str(self._image), str(self._point))
@@ -58,7 +68,7 @@ class Ext4:
 
     def mend(self) -> None:
         """Mount it again; the journal is replayed. Whoever used it must be gone."""
-        unmount(self._point)
+        self._unmount()
         done = subprocess.run(["e2fsck", "-p", str(self._image)], capture_output=True, text=True)
         assert done.returncode in {0, 1}, f"e2fsck: {done.stdout}{done.stderr}"
         self._mount()

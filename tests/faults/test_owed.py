@@ -11,7 +11,7 @@ import pytest
 
 from orlopd.core.store import Store
 from orlopd.plugin.errors import AlreadyExists, NotFound, ResourceExhausted
-from orlopd.plugin.values import SnapshotKind, sha256
+from orlopd.plugin.values import SnapshotKind
 from tests.support.store import NS, World, keys
 
 pytestmark = pytest.mark.anyio

@@ -66,6 +66,23 @@ class Content:
         check_digest(digest)
         return await self._db.read(lambda conn: blobs.get(conn, scope.namespace, digest))
 
+    async def find(self, scope: Scope, digest: str) -> bool:
+        """Whether this namespace has a blob; if so, the scope's lease holds it from now on.
+
+        :raises InvalidArgument: the digest is malformed
+        :raises NotFound: the scope's lease does not exist
+        """
+        check_digest(digest)
+
+        def hold(conn: Connection) -> bool:
+            if not blobs.exists(conn, scope.namespace, digest):
+                return False
+            leases.hold(conn, scope, "content", digest)
+            return True
+
+        found = await self._db.read(lambda conn: blobs.exists(conn, scope.namespace, digest))
+        return await self._db.write(hold) if found and scope.lease else found
+
     async def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[ContentInfo]:
         """Every blob by digest. Filters know ``digest`` and ``labels.KEY``.
 

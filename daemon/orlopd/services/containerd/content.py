@@ -12,7 +12,7 @@ from orlop_protos.containerd.services.content.v1 import content_pb2, content_pb2
 from orlopd.core.content import ContentInfo, NamespacedIngest
 from orlopd.core.core import Core
 from orlopd.core.scope import Scope
-from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, OutOfRange
+from orlopd.plugin.errors import AlreadyExists, InvalidArgument, OrlopError, OutOfRange
 from orlopd.plugin.values import IngestStatus
 from orlopd.services.convert import paths_of, to_timestamp
 from orlopd.services.scope import scope_of
@@ -150,9 +150,7 @@ class _WriteSession:
         return response
 
     async def _check_absent(self, digest: str) -> None:
-        try:
-            await self._content.info(self._scope, digest)
-        except NotFound:
+        if not await self._content.find(self._scope, digest):
             return
         await self._ingest.__aexit__(None, None, None)
         try:
