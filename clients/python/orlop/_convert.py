@@ -341,7 +341,51 @@ def disk_usage(m: system_pb2.DiskUsageResponse) -> v.DiskUsage:
     snapshots: Mapping[str, v.Usage] = {
         s.snapshotter: v.Usage(s.usage.count, s.usage.bytes) for s in m.snapshots
     }
-    return v.DiskUsage(v.Usage(m.content.count, m.content.bytes), snapshots, m.reclaimable)
+    return v.DiskUsage(
+        content=v.Usage(m.content.count, m.content.bytes),
+        snapshots=snapshots,
+        reclaimable=m.reclaimable,
+        reclaimable_all=m.reclaimable_all,
+        reclaimable_snapshots={s.snapshotter: s.reclaimable_all for s in m.snapshots},
+    )
+
+
+def object_usage(m: system_pb2.ObjectUsage) -> v.ObjectUsage:
+    kind = _object_kind(m.kind)
+    return v.ObjectUsage(kind, m.id, m.bytes, when(m, "created_at"), m.kept_by, m.keepers)
+
+
+def explanation(m: system_pb2.WhyResponse) -> v.Explanation:
+    return v.Explanation(
+        kind=_object_kind(m.kind),
+        id=m.id,
+        present=m.present,
+        chains=tuple(tuple(_link(link) for link in chain.links) for chain in m.chains),
+        more_chains=m.more_chains,
+        removals=tuple(
+            v.Removal(_object_kind(r.kind), r.id, when(r, "at"), r.collected, r.reason) for r in m.removals
+        ),
+    )
+
+
+def _link(m: system_pb2.ReferenceLink) -> v.ReferenceLink:
+    return v.ReferenceLink(_object_kind(m.kind), m.id, m.reference, m.reason, when(m, "expires_at"))
+
+
+def check(m: system_pb2.CheckResponse) -> v.Finding | v.CheckProgress | v.CheckSummary | None:
+    """What a check said; None for what a newer daemon adds."""
+    match m.WhichOneof("payload"):
+        case "finding":
+            f = m.finding
+            return v.Finding(f.code, f.namespace, f.object, f.message, f.repaired, f.hint)
+        case "progress":
+            p = m.progress
+            return v.CheckProgress(p.stage, p.blobs, p.blobs_total, p.bytes, p.bytes_total)
+        case "summary":
+            s = m.summary
+            return v.CheckSummary(s.findings, s.repaired, s.blobs, s.bytes, s.snapshots)
+        case _:
+            return None
 
 
 def pruned(m: system_pb2.PruneResponse) -> v.Pruned:

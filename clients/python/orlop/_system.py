@@ -33,9 +33,38 @@ class System:
             await self._connection.unary(self._stub.DiskUsage, request, timeout=WORK_SECONDS)
         )
 
-    async def prune(self, *, containers: bool = False, images: bool = False) -> values.Pruned:
-        """Collect what nothing needs; stopped containers and images that no container uses, if asked."""
-        request = system_pb2.PruneRequest(containers=containers, images=images)
+    async def list_usage(self) -> AsyncGenerator[values.ObjectUsage, None]:
+        """The same object by object: every blob and snapshot, and what keeps it."""
+        async for response in self._connection.stream(self._stub.ListUsage, system_pb2.ListUsageRequest()):
+            for each in response.objects:
+                yield _convert.object_usage(each)
+
+    async def why(self, object: str) -> values.Explanation:
+        """Why an object is there, or how it went: by a digest, key or name, or enough of its beginning."""
+        request = system_pb2.WhyRequest(object=object)
+        return _convert.explanation(await self._connection.unary(self._stub.Why, request))
+
+    async def check(
+        self, *, repair: bool = False, quick: bool = False
+    ) -> AsyncGenerator[values.Finding | values.CheckProgress | values.CheckSummary, None]:
+        """Compare what the daemon knows with what is on its disk, in all namespaces; the summary is last.
+
+        :param repair: mend what can be mended without losing anything
+        :param quick: do not hash blobs
+        """
+        request = system_pb2.CheckRequest(repair=repair, quick=quick)
+        async for response in self._connection.stream(self._stub.Check, request):
+            if (item := _convert.check(response)) is not None:
+                yield item
+
+    async def prune(
+        self, *, containers: bool = False, images: bool = False, dry_run: bool = False
+    ) -> values.Pruned:
+        """Collect what nothing needs; stopped containers and images that no container uses, if asked.
+
+        :param dry_run: remove nothing, only say what would go
+        """
+        request = system_pb2.PruneRequest(containers=containers, images=images, dry_run=dry_run)
         return _convert.pruned(await self._connection.unary(self._stub.Prune, request, timeout=WORK_SECONDS))
 
     async def events(

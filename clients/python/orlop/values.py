@@ -15,6 +15,8 @@ __all__ = [
     "BlobProgress",
     "BlobState",
     "Build",
+    "CheckProgress",
+    "CheckSummary",
     "Container",
     "ContainerDetails",
     "ContainerSpec",
@@ -26,6 +28,8 @@ __all__ = [
     "Event",
     "EventsGap",
     "Exit",
+    "Explanation",
+    "Finding",
     "Image",
     "ImageConfig",
     "ImageDetails",
@@ -36,6 +40,7 @@ __all__ = [
     "MountType",
     "Network",
     "ObjectKind",
+    "ObjectUsage",
     "OnCancel",
     "Output",
     "Platform",
@@ -45,6 +50,8 @@ __all__ = [
     "PrunedObject",
     "PullPolicy",
     "PullProgress",
+    "ReferenceLink",
+    "Removal",
     "Removed",
     "Resolved",
     "Resources",
@@ -55,6 +62,18 @@ __all__ = [
     "Version",
     "WindowSize",
 ]
+
+
+class ObjectKind(StrEnum):
+    """A kind of object that the daemon keeps."""
+
+    UNSPECIFIED = "unspecified"
+    BLOB = "blob"
+    SNAPSHOT = "snapshot"
+    IMAGE = "image"
+    CONTAINER = "container"
+    LEASE = "lease"
+    INGEST = "ingest"
 
 
 class BlobKind(StrEnum):
@@ -425,23 +444,97 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class DiskUsage:
-    """What the namespace takes on disk; ``snapshots`` by snapshotter, ``reclaimable`` bytes of content."""
+    """What the namespace takes on disk; ``snapshots`` by snapshotter.
+
+    ``reclaimable`` are the bytes of content that a prune frees, ``reclaimable_all`` those of a prune of
+    stopped containers and unused images too; ``reclaimable_snapshots`` what that frees of each snapshotter.
+    """
 
     content: Usage
     snapshots: Mapping[str, Usage]
     reclaimable: int
+    reclaimable_all: int = 0
+    reclaimable_snapshots: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
-class ObjectKind(StrEnum):
-    """A kind of object that the daemon keeps."""
+@dataclass(frozen=True, slots=True)
+class ObjectUsage:
+    """A blob or a snapshot, its bytes, and what keeps it; ``keepers`` are counted up to ten."""
 
-    UNSPECIFIED = "unspecified"
-    BLOB = "blob"
-    SNAPSHOT = "snapshot"
-    IMAGE = "image"
-    CONTAINER = "container"
-    LEASE = "lease"
-    INGEST = "ingest"
+    kind: ObjectKind
+    id: str
+    bytes: int
+    created_at: datetime | None
+    kept_by: str
+    keepers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceLink:
+    """An object that leads to the next by ``reference``; the first has a ``reason`` and perhaps an end."""
+
+    kind: ObjectKind
+    id: str
+    reference: str
+    reason: str
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """How something went; ``collected`` unless somebody removed it by name."""
+
+    kind: ObjectKind
+    id: str
+    at: datetime | None
+    collected: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an object is there, ``chains`` from what keeps it to it; or when it is not, how it went."""
+
+    kind: ObjectKind
+    id: str
+    present: bool
+    chains: tuple[tuple[ReferenceLink, ...], ...]
+    more_chains: bool
+    removals: tuple[Removal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a check found wrong; ``repaired`` says what was done about it, ``hint`` what can be."""
+
+    code: str
+    namespace: str
+    object: str
+    message: str
+    repaired: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckProgress:
+    """How far a check is, in blobs and bytes."""
+
+    stage: str
+    blobs: int
+    blobs_total: int
+    bytes: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSummary:
+    """What a check came to, in findings, blobs, bytes hashed and snapshots."""
+
+    findings: int
+    repaired: int
+    blobs: int
+    bytes: int
+    snapshots: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ from .snapshots import Snapshots
 from .store import Store, open_store
 from .tasks import Tasks
 from .unpack import Unpacker
+from .upkeep import Upkeep
+from .why import Explainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Core:
     leases: Leases
     snapshots: Snapshots
     diffs: Diffs
+    explainer: Explainer
+    upkeep: Upkeep
     unpacker: Unpacker
     puller: Puller
     archiver: Archiver
@@ -103,6 +107,8 @@ class Core:
                 leases=store.leases,
                 snapshots=store.snapshots,
                 diffs=store.diffs,
+                explainer=store.explainer,
+                upkeep=store.upkeep,
                 unpacker=distribution.unpacker,
                 puller=distribution.puller,
                 archiver=distribution.archiver,
@@ -125,6 +131,7 @@ def _engine_context(
         snapshots=store.snapshots,
         leases=store.leases,
         gc=store.gc,
+        upkeep=store.upkeep,
         events=store.events,
         tasks=tasks,
         unpacker=distribution.unpacker,

@@ -17,9 +17,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
@@ -31,13 +33,15 @@ from orlopd.plugin.values import now
 
 from . import sweep
 from .data import DataRemover
-from .db import Database, from_micros
+from .db import Connection, Database, from_micros
 from .events import EventBus
 from .locks import KeyedLocks
 from .parts import Catalog
 from .scope import Scope
 
 log = logging.getLogger("orlopd.gc")
+
+T = TypeVar("T")
 
 MUTATIONS = 100
 """After so many changes a collection is due even if nothing was deleted."""
@@ -60,6 +64,10 @@ class Collected:
     freed: int = 0
     """Bytes of the blobs among them."""
     seconds: float = 0.0
+
+
+class _Undo(Exception):
+    """Raised to have a change undone."""
 
 
 class Collector:
@@ -116,6 +124,21 @@ class Collector:
             self._mutations = 0
             self._done, self._last = covers, result
             return result
+
+    async def preview(self, look: Callable[[Connection, Mapping[str, str]], T]) -> T:
+        """What ``look`` finds in a change of its own that is undone whole, with the aliases of snapshotters.
+
+        It may remove what it likes and call :func:`sweep.sweep`, to see what a collection would remove then.
+        """
+        found: list[T] = []
+
+        def change(conn: Connection) -> None:
+            found.append(look(conn, self._aliases))
+            raise _Undo
+
+        with suppress(_Undo):
+            await self._db.write(change)
+        return found[0]
 
     def schedule(self) -> None:
         """Have a collection run soon in the background."""

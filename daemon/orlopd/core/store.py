@@ -21,6 +21,8 @@ from .leases import Leases
 from .namespaces import Namespaces
 from .parts import Parts
 from .snapshots import Snapshots
+from .upkeep import Upkeep
+from .why import Explainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Store:
     leases: Leases
     snapshots: Snapshots
     diffs: Diffs
+    explainer: Explainer
+    upkeep: Upkeep
 
 
 JOURNAL = "events.db"
@@ -83,6 +87,8 @@ async def open_store(
             interval=gc_interval,
         )
         content = Content(db, parts.content, events, gc, sharing=sharing)
+        snapshots = Snapshots(db, parts.snapshotters, events, gc, default=default_snapshotter)
+        explainer = Explainer(db, parts.snapshotters.aliases)
         store = Store(
             db,
             events,
@@ -92,8 +98,10 @@ async def open_store(
             Images(db, events, gc),
             Containers(db, events, gc),
             Leases(db, gc),
-            Snapshots(db, parts.snapshotters, events, gc, default=default_snapshotter),
+            snapshots,
             Diffs(content, parts.differs),
+            explainer,
+            Upkeep(db, gc, snapshots, explainer),
         )
         await store.snapshots.recover()
         failure: Exception | None = None

@@ -60,8 +60,10 @@ IMAGE_COMMANDS = {
     "export": "archives:export",
 }
 SYSTEM_COMMANDS = {
-    "df": "system:df",
-    "prune": "system:prune",
+    "df": "system_storage:df",
+    "prune": "system_storage:prune",
+    "why": "system_storage:why",
+    "fsck": "system_storage:fsck",
     "info": "system:info",
     "events": "system_events:events",
 }
@@ -109,7 +111,7 @@ def image() -> None:
 
 @click.group("system", cls=LazyGroup, homes=SYSTEM_COMMANDS)
 def system() -> None:
-    """Disk usage and cleaning up."""
+    """Disk usage, cleaning up, and whether all is sound."""
 
 
 def run(arguments: list[str]) -> int:

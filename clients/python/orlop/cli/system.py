@@ -1,4 +1,4 @@
-"""The daemon itself: status, info, version, plugins, events, disk usage and pruning."""
+"""The daemon itself: status, info, version, plugins."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli.base import output_option, show, verb, with_client
-from orlop.cli.format import plain, printable, size, table
+from orlop.cli.format import plain, printable, table
 
 if TYPE_CHECKING:
     from orlop.client import Client
-    from orlop.values import Pruned
 
 
 def lines(*pairs: tuple[str, object]) -> str:
@@ -116,41 +115,3 @@ async def plugins(client: Client, *, output: str) -> None:
         return
     rows = [(p.kind, ", ".join([p.id, *p.aliases]), p.status.value, p.origin or "-", p.reason) for p in found]
     click.echo(table(("KIND", "ID", "STATUS", "ORIGIN", "REASON"), rows))
-
-
-@verb("df")
-@output_option
-@with_client
-async def df(client: Client, *, output: str) -> None:
-    """What the namespace takes on disk."""
-    usage = await client.system.disk_usage()
-    if output == "json":
-        show(usage)
-        return
-    rows = [("content", str(usage.content.count), size(usage.content.bytes), size(usage.reclaimable))]
-    rows += [
-        (f"snapshots {name}", str(used.count), size(used.bytes), "-")
-        for name, used in sorted(usage.snapshots.items())
-    ]
-    click.echo(table(("WHAT", "COUNT", "SIZE", "RECLAIMABLE"), rows))
-
-
-@verb("prune")
-@click.option("--containers", is_flag=True, help="Remove stopped containers too.")
-@click.option("--images", is_flag=True, help="Remove images that no container uses too.")
-@click.option("-a", "--all", "everything", is_flag=True, help="Both.")
-@output_option
-@with_client
-async def prune(client: Client, *, containers: bool, images: bool, everything: bool, output: str) -> None:
-    """Remove what nothing needs."""
-    pruned = await client.system.prune(containers=containers or everything, images=images or everything)
-    show(pruned) if output == "json" else click.echo(summary(pruned))
-
-
-def summary(pruned: Pruned) -> str:
-    """What went, a line each, and how much room it made."""
-    gone = [f"container {name}" for name in pruned.containers]
-    gone += [f"image {name}" for name in pruned.images]
-    gone += [f"blob {digest}" for digest in pruned.blobs]
-    gone += [f"snapshot {key}" for key in pruned.snapshots]
-    return "\n".join([*(f"removed {printable(item)}" for item in gone), f"freed {size(pruned.reclaimed)}"])

@@ -23,6 +23,7 @@ from orlopd.core.scope import Scope
 from orlopd.core.snapshots import Snapshots
 from orlopd.core.tasks import Tasks
 from orlopd.core.unpack import Unpacker
+from orlopd.core.upkeep import Upkeep
 from orlopd.plugin.diff import Differ
 from orlopd.plugin.errors import NotFound
 from orlopd.plugin.runtime import Runtime
@@ -77,6 +78,7 @@ class Context:
     snapshots: Snapshots
     leases: Leases
     gc: Collector
+    upkeep: Upkeep
     events: EventBus
     tasks: Tasks
     unpacker: Unpacker

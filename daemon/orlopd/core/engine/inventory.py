@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from orlopd.core import manifests, platforms
+from orlopd.core import graph, manifests, platforms
 from orlopd.core.content import Content
 from orlopd.core.manifests import ImageConfig, Manifest
 from orlopd.core.scope import Scope
+from orlopd.core.upkeep import Preview
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError
 from orlopd.plugin.values import Descriptor, Image, Platform, Usage
 
@@ -31,23 +32,26 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class DiskUsage:
-    """What a namespace takes. ``reclaimable`` is the content that no image or lease holds."""
+class SnapshotterUsage:
+    """What a snapshotter's snapshots take, and the bytes of them that a prune of everything unused frees."""
 
-    content: Usage
-    snapshots: tuple[tuple[str, Usage], ...]
-    reclaimable: int
+    snapshotter: str
+    usage: Usage
+    reclaimable_all: int
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
-    """What went: ids, names, digests, SNAPSHOTTER/KEY, and bytes of content."""
+class DiskUsage:
+    """What a namespace takes.
 
-    containers: tuple[str, ...]
-    images: tuple[str, ...]
-    blobs: tuple[str, ...]
-    snapshots: tuple[str, ...]
-    reclaimed: int
+    ``reclaimable`` is the content that a collection would free, ``reclaimable_all`` the content that goes
+    with stopped containers and unused images too.
+    """
+
+    content: Usage
+    snapshots: tuple[SnapshotterUsage, ...]
+    reclaimable: int
+    reclaimable_all: int
 
 
 class Inventory:
@@ -99,44 +103,59 @@ class Inventory:
     async def disk_usage(self, scope: Scope) -> DiskUsage:
         """What the namespace's content and snapshots take."""
         blobs = await self._digests(scope)
-        needed = await self._needed(scope)
-        snapshots: list[tuple[str, Usage]] = []
+        upkeep = self._context.upkeep
+        idle = await upkeep.preview(scope)
+        stopped = await self._stopped(scope)
+        unused = await upkeep.preview(
+            scope, containers=stopped, images=await self._unused(scope, without=stopped)
+        )
+        snapshots: list[SnapshotterUsage] = []
         for name in self._context.snapshots.names:
             snapshotter = self._context.snapshots.for_name(name)
             total = Usage()
             async for info in snapshotter.walk(scope):
                 with suppress(NotFound):
                     total += Usage(1, (await snapshotter.usage(scope, info.name)).size)
-            snapshots.append((name, total))
-        idle = sum(size for digest, size in blobs.items() if digest not in needed)
-        return DiskUsage(Usage(len(blobs), sum(blobs.values())), tuple(snapshots), idle)
-
-    async def prune(self, scope: Scope, *, containers: bool = False, images: bool = False) -> Pruned:
-        """Remove stopped containers and unused images if asked, and collect what nothing needs."""
-        gone: list[str] = []
-        if containers:
-            for view in await self._finder.views(scope, states=(State.STOPPED,)):
-                with suppress(NotFound, FailedPrecondition):  # another client was faster, or started it
-                    gone.append(await self._lifecycle.remove(scope, view.id))
-        names: list[str] = []
-        blobs, snapshots = await self._digests(scope), await self._snapshots(scope)
-        if images:
-            used = {each.image for each in await self._context.containers.list(scope)}
-            for image in await self._context.images.list(scope):
-                if image.name not in used:
-                    with suppress(NotFound):
-                        await self._context.images.delete(scope, image.name)
-                        names.append(image.name)
-        await self._context.gc.collect()
-        left = await self._digests(scope)
-        lost = blobs.keys() - left.keys()
-        return Pruned(
-            tuple(gone),
-            tuple(names),
-            tuple(sorted(lost)),
-            tuple(sorted(snapshots - await self._snapshots(scope))),
-            sum(blobs[digest] for digest in lost),
+            snapshots.append(SnapshotterUsage(name, total, unused.bytes_of(graph.SNAPSHOT, name)))
+        return DiskUsage(
+            Usage(len(blobs), sum(blobs.values())),
+            tuple(snapshots),
+            idle.bytes_of(graph.CONTENT),
+            unused.bytes_of(graph.CONTENT),
         )
+
+    async def prune(
+        self, scope: Scope, *, containers: bool = False, images: bool = False, dry_run: bool = False
+    ) -> Preview:
+        """Remove stopped containers and unused images if asked, and collect what nothing needs.
+
+        What went, or with ``dry_run`` would go.
+        """
+        stopped = await self._stopped(scope) if containers else []
+        unused = await self._unused(scope, without=stopped) if images else []
+        going = await self._context.upkeep.preview(scope, containers=stopped, images=unused)
+        if dry_run:
+            return going
+        for container in stopped:
+            with suppress(NotFound, FailedPrecondition):  # another client was faster, or started it
+                await self._lifecycle.remove(scope, container)
+        if images:
+            # Asked again: a container that was started meanwhile keeps its image.
+            for name in await self._unused(scope):
+                with suppress(NotFound):
+                    await self._context.images.delete(scope, name)
+        await self._context.gc.collect()
+        left = await self._context.upkeep.left(scope, [each.node for each in going.objects])
+        return Preview([each for each in going.objects if each.node not in left], going.more)
+
+    async def _stopped(self, scope: Scope) -> list[str]:
+        return [view.id for view in await self._finder.views(scope, states=(State.STOPPED,))]
+
+    async def _unused(self, scope: Scope, *, without: Sequence[str] = ()) -> list[str]:
+        """The images that no container uses, some containers apart."""
+        containers = await self._context.containers.list(scope)
+        used = {each.image for each in containers if each.id not in without}
+        return [image.name for image in await self._context.images.list(scope) if image.name not in used]
 
     async def _describe(self, scope: Scope, target: Descriptor) -> ImageInfo:
         size = 0
@@ -173,27 +192,5 @@ class Inventory:
                 return False
         return True
 
-    async def _needed(self, scope: Scope) -> set[str]:
-        """The content that images hold."""
-        needed: set[str] = set()
-        pending = [image.target for image in await self._context.images.list(scope)]
-        while pending:
-            descriptor = pending.pop()
-            if descriptor.digest in needed:
-                continue
-            needed.add(descriptor.digest)
-            if descriptor.media_type in manifests.INDEX_TYPES | manifests.MANIFEST_TYPES:
-                with suppress(NotFound, InvalidArgument):
-                    data = await self._content.read_blob(scope, descriptor.digest, manifests.MAX_DOCUMENT)
-                    pending += manifests.children(descriptor, data)
-        return needed
-
     async def _digests(self, scope: Scope) -> dict[str, int]:
         return {info.digest: info.size async for info in self._content.walk(scope)}
-
-    async def _snapshots(self, scope: Scope) -> set[str]:
-        return {
-            f"{name}/{info.name}"
-            for name in self._context.snapshots.names
-            async for info in self._context.snapshots.for_name(name).walk(scope)
-        }

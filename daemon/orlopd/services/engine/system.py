@@ -8,6 +8,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from orlopd.core.core import Core
 from orlopd.core.engine import Engine, State
 from orlopd.core.journal import Gap
 from orlopd.core.parts import PartInfo, PartStatus
+from orlopd.plugin.errors import NotFound, OrlopError
 from orlopd.plugin.values import Event, TypedBytes
 from orlopd.services.convert import event_payload, from_timestamp, to_timestamp
 from orlopd.services.scope import engine_scope_of
+
+from . import upkeep
 
 CONTAINERD_API = "2.3"
 
@@ -79,24 +83,39 @@ class SystemService(_Base):
             content=system_pb2.Usage(count=usage.content.inodes, bytes=usage.content.size),
             snapshots=[
                 system_pb2.SnapshotterUsage(
-                    snapshotter=name, usage=system_pb2.Usage(count=each.inodes, bytes=each.size)
+                    snapshotter=each.snapshotter,
+                    usage=system_pb2.Usage(count=each.usage.inodes, bytes=each.usage.size),
+                    reclaimable_all=each.reclaimable_all,
                 )
-                for name, each in usage.snapshots
+                for each in usage.snapshots
             ],
             reclaimable=usage.reclaimable,
+            reclaimable_all=usage.reclaimable_all,
         )
+
+    async def ListUsage(self, request: Any, context: Any) -> None:
+        async for page in self._core.upkeep.objects(engine_scope_of(context)):
+            objects = [upkeep.object_usage(each) for each in page]
+            await context.write(system_pb2.ListUsageResponse(objects=objects))
 
     async def Prune(self, request: Any, context: Any) -> system_pb2.PruneResponse:
         scope = engine_scope_of(context)
-        gone = await self._engine.inventory.prune(scope, containers=request.containers, images=request.images)
-        kinds = (
-            (system_pb2.OBJECT_KIND_CONTAINER, gone.containers),
-            (system_pb2.OBJECT_KIND_IMAGE, gone.images),
-            (system_pb2.OBJECT_KIND_BLOB, gone.blobs),
-            (system_pb2.OBJECT_KIND_SNAPSHOT, gone.snapshots),
+        gone = await self._engine.inventory.prune(
+            scope, containers=request.containers, images=request.images, dry_run=request.dry_run
         )
-        objects = [system_pb2.PrunedObject(kind=kind, id=each) for kind, ids in kinds for each in ids]
-        return system_pb2.PruneResponse(objects=objects, reclaimed=gone.reclaimed)
+        return upkeep.pruned(gone)
+
+    async def Why(self, request: Any, context: Any) -> system_pb2.WhyResponse:
+        scope = engine_scope_of(context)
+        try:
+            found = await self._core.explainer.why(scope, request.object)
+        except NotFound:
+            # An image may be called by a familiar name.
+            with suppress(OrlopError):
+                name = (await self._engine.finder.image(scope, request.object)).name
+                return upkeep.why(await self._core.explainer.why(scope, name))
+            raise
+        return upkeep.why(found)
 
     async def Events(self, request: Any, context: Any) -> None:
         scope = engine_scope_of(context)
