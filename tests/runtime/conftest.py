@@ -21,8 +21,9 @@ from anyio.abc import TaskGroup
 
 from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.runtime import OciRuntime
-from orlopd.plugin.mount import mount_points, unmount
+from orlopd.plugin.mount import unmount
 from orlopd.plugin.runtime import Attachment, Exit, Output, Stdio, Task, TaskSpec
+from orlopd.testing.leftovers import Leftovers
 
 APPLETS = (
     "sh",
@@ -44,6 +45,8 @@ APPLETS = (
 
 
 ATTACH = Stdio(attach=True)
+TAG = f"orlop-test-{os.getpid()}"
+"""What the names of this process's cgroups begin with."""
 LOG = logging.getLogger("test")
 
 
@@ -92,7 +95,7 @@ def spec_of(rootfs: Path, *args: str, terminal: bool = False, cgroup: str = "", 
             },
         ],
         "linux": {
-            "cgroupsPath": cgroup or f"/orlop-test-{secrets.token_hex(4)}",
+            "cgroupsPath": cgroup or f"/{TAG}-{secrets.token_hex(4)}",
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "namespaces": [{"type": kind} for kind in kinds],
         },
@@ -135,14 +138,11 @@ class Bench:
     def shim_pid(self, id: str) -> int:
         return int((self.folder(id) / "shim.pid").read_text().split()[0])
 
-    def leftovers(self) -> list[str]:
-        """What is still there that should not be: processes that use the state folder, files, mounts."""
-        found = [f"mount {point}" for point in mount_points(self.state)]
-        found += [f"process {pid}: {command[:80]!r}" for pid, command in self._processes()]
-        for folder in ("tasks/test", "s", "runc/test"):
-            with contextlib.suppress(FileNotFoundError):
-                found += [f"{folder}/{item.name}" for item in (self.state / folder).iterdir()]
-        return found
+    def watch(self) -> Leftovers:
+        """What stands now; its check() fails when anything is there beside it."""
+        watch = Leftovers(str(self.state), TAG)
+        watch.empty(*(self.state / name for name in ("tasks/test", "s", "runc/test")))
+        return watch
 
     def destroy(self) -> None:
         """Leave nothing after a test that failed: shims with their containers, mounts, the folder."""
@@ -185,8 +185,9 @@ def bench(rootfs: Path) -> Iterator[Bench]:
     state = Path(tempfile.mkdtemp(prefix="o-rt-", dir="/tmp"))
     bench = Bench(state, rootfs)
     try:
+        watch = bench.watch()
         yield bench
-        assert bench.leftovers() == []
+        watch.check()
     finally:
         bench.destroy()
 

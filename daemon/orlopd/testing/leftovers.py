@@ -27,7 +27,6 @@ from pathlib import Path
 import pytest
 
 _SECONDS = 5.0
-_CGROUPS = Path("/sys/fs/cgroup")
 _NAMESPACES = Path("/run/netns")
 
 
@@ -98,12 +97,10 @@ class Leftovers:
         return {f"{pid}@{_started(pid)}": f"{pid} {told.get(pid, '?')[:300]}" for pid in found}
 
     def _cgroups(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for folder, names, _ in os.walk(_CGROUPS):
-            for name in names:
-                if self._ours(name):
-                    found[f"{folder}/{name}"] = f"{folder}/{name}"
-        return found
+        lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        tops = [line[4] for line in lines if line[line.index("-") + 1] in ("cgroup", "cgroup2")]
+        found = (f"{folder}/{name}" for top in tops for folder, names, _ in os.walk(top) for name in names)
+        return {path: path for path in found if self._ours(path.rpartition("/")[2])}
 
     def _networks(self) -> dict[str, str]:
         try:
