@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 
-from orlopd import revision, version
+from orlopd import memory, revision, version
 from orlopd.config import Config, Loaded
 from orlopd.core.core import Core
 from orlopd.core.parts import Parts, PartStatus, Settings
@@ -60,6 +60,7 @@ async def run(loaded: Loaded) -> None:
             await server.start([service.register for service in services])
             gc.freeze()
             gc.enable()
+            memory.keep_freed()
             _report(config, parts, time.monotonic() - begun)
             notify("READY=1", f"MAINPID={os.getpid()}")
             await stop.wait()

@@ -124,10 +124,12 @@ def _serve(given: dict[str, Any]) -> None:
     # A quarter of the time that imports take would go into looking for garbage among classes that
     # stay; what is there when the daemon serves is never looked at again.
     gc.disable()
+
     loaded = _load(given)
 
-    from orlopd import logs
+    from orlopd import logs, memory
 
+    memory.limit_arenas()
     logs.configure(loaded.config.log_level, loaded.config.log_format)
 
     import anyio

@@ -74,7 +74,13 @@ class Containers:
         return [container async for container in self.walk(scope, filters)]
 
     async def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[Container]:
-        """Containers by id, read page by page.
+        """Containers by id, see :meth:`pages`."""
+        async for containers in self.pages(scope, filters):
+            for container in containers:
+                yield container
+
+    async def pages(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[Sequence[Container]]:
+        """Containers by id, some hundred at a time, so that memory stays flat.
 
         Filters know ``id``, ``image``, ``runtime.name`` and ``labels.KEY``.
 
@@ -92,9 +98,7 @@ class Containers:
                 return [_container(row) for row in rows]
 
             containers = await self._db.read(page)
-            for container in containers:
-                if wanted.match(_adapt(container)):
-                    yield container
+            yield [each for each in containers if wanted.match(_adapt(each))] if filters else containers
             if len(containers) < _PAGE:
                 return
             after = containers[-1].id

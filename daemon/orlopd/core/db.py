@@ -1,14 +1,15 @@
 """The metadata database: one SQLite file, one writer, readers that never wait for it.
 
 A change is a function over a connection that runs in one transaction in a thread. What
-:meth:`Database.write` returned is on the disk: write-ahead log, ``synchronous=FULL``.
+:meth:`Database.write` returned is on the disk: write-ahead log, ``synchronous=FULL``. Changes that wait
+while the disk is busy with others share the next transaction, each undone alone if it fails.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from orlopd.plugin.errors import (
     FailedPrecondition,
@@ -35,8 +37,24 @@ T = TypeVar("T")
 Connection = sqlite3.Connection
 
 READERS = 4
+BATCH = 64
+"""How many changes may share a transaction."""
 _BLOCK = 256
 _BUSY_SECONDS = 10.0
+
+
+class _Change:
+    """A change on its way: first in the queue, then with its result or error."""
+
+    __slots__ = ("done", "error", "fn", "result", "turn")
+
+    def __init__(self, fn: Callable[[Connection], Any]) -> None:
+        self.fn = fn
+        self.turn = anyio.Event()
+        """Set when it is done, or when it is the first in the queue and is to take the others along."""
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
 
 
 class Database:
@@ -45,6 +63,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._write_limiter = CapacityLimiter(1)
+        self._queue: list[_Change] = []
+        self._writing = False
         self._read_limiter = CapacityLimiter(READERS)
         self._idle: list[Connection] = []
         self._connections: list[Connection] = []
@@ -122,27 +142,83 @@ class Database:
         return await to_thread.run_sync(run, limiter=self._read_limiter)
 
     async def write(self, fn: Callable[[Connection], T]) -> T:
-        """What ``fn`` gives, run in a thread as one transaction; undone whole if it raises.
+        """What ``fn`` gives, run in a thread as one change; undone whole if it raises.
 
         Once begun it is not cancelled: it has happened, or not, when this returns or raises.
         """
-
-        def run() -> T:
-            with _translated(self.path):
-                if self._writer is None:
-                    raise Internal("the metadata database is closed")
-                owed = tuple(self._owed)
-                with _transaction(self._writer, "BEGIN IMMEDIATE"):
-                    for change in owed:
-                        change(self._writer)
-                    result = fn(self._writer)
-                del self._owed[: len(owed)]
-                return result
-
-        result = await to_thread.run_sync(run, limiter=self._write_limiter)
+        await checkpoint_if_cancelled()
+        change = _Change(fn)
+        self._queue.append(change)
+        if self._writing:
+            try:
+                await change.turn.wait()
+            except BaseException:
+                if change in self._queue:
+                    self._queue.remove(change)
+                    if change.turn.is_set():
+                        self._pass_on()
+                    raise
+                # Begun by another, who does not wait for cancellation either.
+                with shielded():
+                    await change.turn.wait()
+        if not change.done:
+            await self._write_queue()
+        if change.error is not None:
+            raise change.error
         for listener in self.on_write:
             listener()
-        return result
+        return change.result
+
+    async def _write_queue(self) -> None:
+        """Make the changes that wait, the caller's first; whoever waits then goes on with the rest."""
+        self._writing = True
+        changes = self._queue[:BATCH]
+        del self._queue[:BATCH]
+        try:
+            with shielded():
+                await to_thread.run_sync(self._make, changes, limiter=self._write_limiter)
+        except BaseException as error:
+            for change in changes:
+                change.error = change.error or error
+        finally:
+            for change in changes:
+                change.done = True
+                change.turn.set()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._writing = bool(self._queue)
+        if self._queue:
+            self._queue[0].turn.set()
+
+    def _make(self, changes: Sequence[_Change]) -> None:
+        """Make changes in one transaction, in the thread; what each gives or raises is noted in it."""
+        try:
+            if self._writer is None:
+                raise Internal("the metadata database is closed")
+            owed = tuple(self._owed)
+            with _transaction(self._writer, "BEGIN IMMEDIATE"):
+                for make in owed:
+                    make(self._writer)
+                for change in changes:
+                    self._attempt(self._writer, change)
+            del self._owed[: len(owed)]
+        except BaseException as error:
+            # None of them has happened.
+            for change in changes:
+                change.error = change.error or _translate(self.path, error)
+
+    def _attempt(self, writer: Connection, change: _Change) -> None:
+        writer.execute("SAVEPOINT change")
+        try:
+            change.result = change.fn(writer)
+        except BaseException as error:
+            change.error = _translate(self.path, error)
+            if not writer.in_transaction:
+                # SQLite gave the whole transaction up: the disk is full, or failed.
+                raise
+            writer.execute("ROLLBACK TO change")
+        writer.execute("RELEASE change")
 
     def owe(self, change: Callable[[Connection], object]) -> None:
         """Have ``change`` made together with the next one that succeeds.
@@ -186,10 +262,20 @@ def _transaction(connection: Connection, begin: str) -> Generator[None]:
 def _translated(path: Path) -> Generator[None]:
     try:
         yield
-    except sqlite3.Error as error:
-        raise _error(path, error) from error
-    except OSError as error:
-        raise FailedPrecondition(f"cannot use the metadata database {path}: {error.strerror}") from error
+    except (sqlite3.Error, OSError) as error:
+        raise _translate(path, error) from error
+
+
+def _translate(path: Path, error: BaseException) -> BaseException:
+    """The error of the house for one of SQLite's or the system's, which is its cause; others as they are."""
+    if isinstance(error, sqlite3.Error):
+        translated = _error(path, error)
+    elif isinstance(error, OSError):
+        translated = FailedPrecondition(f"cannot use the metadata database {path}: {error.strerror}")
+    else:
+        return error
+    translated.__cause__ = error
+    return translated
 
 
 def _error(path: Path, error: sqlite3.Error) -> OrlopError:
@@ -208,6 +294,8 @@ def _error(path: Path, error: sqlite3.Error) -> OrlopError:
         return FailedPrecondition(f"the metadata database {path} cannot be written: {error}")
     return Internal(f"metadata database {path}: {error}")
 
+
+_decode = json.JSONDecoder().raw_decode
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -231,7 +319,8 @@ def dump_labels(labels: Labels) -> str:
 
 def load_labels(text: str) -> Labels:
     """The labels that :func:`dump_labels` wrote."""
-    return MappingProxyType(json.loads(text)) if text else NO_LABELS
+    # Ours, without whitespace around it, which the decoder need not look for.
+    return MappingProxyType(_decode(text)[0]) if text else NO_LABELS
 
 
 def insert(conn: Connection, table: str, values: Mapping[str, Any]) -> None:

@@ -67,7 +67,13 @@ class Images:
         return [image async for image in self.walk(scope, filters)]
 
     async def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[Image]:
-        """Images by name, read page by page.
+        """Images by name, see :meth:`pages`."""
+        async for images in self.pages(scope, filters):
+            for image in images:
+                yield image
+
+    async def pages(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[Sequence[Image]]:
+        """Images by name, some hundred at a time, so that memory stays flat.
 
         Filters know ``name``, ``target.digest``, ``target.mediatype``, ``labels.KEY``, ``annotations.KEY``.
 
@@ -85,9 +91,7 @@ class Images:
                 return [_image(row) for row in rows]
 
             images = await self._db.read(page)
-            for image in images:
-                if wanted.match(_adapt(image)):
-                    yield image
+            yield [image for image in images if wanted.match(_adapt(image))] if filters else images
             if len(images) < PAGE:
                 return
             after = images[-1].name

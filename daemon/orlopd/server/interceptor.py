@@ -81,7 +81,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             inner = _unimplemented  # a method of the contract that the service leaves out
         make: Any = getattr(grpc, f"{name}_rpc_method_handler")
         outer = self._stream(method, inner) if response else self._unary(method, inner)
-        return make(outer, handler.request_deserializer, handler.response_serializer)
+        return make(outer, handler.request_deserializer, _unless_bytes(handler.response_serializer))
 
     def _unary(self, method: str, inner: Any) -> Any:
         endless = method.endswith("/Wait")
@@ -139,6 +139,15 @@ class Interceptor(grpc.aio.ServerInterceptor):
             finally:
                 if task is not None:
                     self._endless.discard(task)
+
+
+def _unless_bytes(serialize: Any) -> Any:
+    """Services may answer with a message's bytes, where making it whole would cost time and memory."""
+
+    def either(message: Any) -> bytes:
+        return message if isinstance(message, bytes) or serialize is None else serialize(message)
+
+    return either
 
 
 async def _unimplemented(request: Any, context: Any) -> None:

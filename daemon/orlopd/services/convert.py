@@ -23,6 +23,8 @@ from orlop_protos.containerd.types import descriptor_pb2, event_pb2, mount_pb2
 from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.values import Descriptor, Event, FieldValue, Mount, TypedBytes
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 # Imported for their names: messages of events are found in the pool of all that is loaded.
 EVENT_MODULES = (
     container_pb2,
@@ -38,8 +40,15 @@ EVENT_MODULES = (
 def to_timestamp(at: datetime) -> timestamp_pb2.Timestamp:
     """A time on the wire."""
     stamp = timestamp_pb2.Timestamp()
-    stamp.FromDatetime(at)
+    fill_timestamp(stamp, at)
     return stamp
+
+
+def fill_timestamp(stamp: timestamp_pb2.Timestamp, at: datetime) -> None:
+    """Set a time on the wire. As ``FromDatetime``, four times as fast: lists have two of them a row."""
+    since = at - _EPOCH
+    stamp.seconds = since.days * 86400 + since.seconds
+    stamp.nanos = since.microseconds * 1000
 
 
 def from_timestamp(stamp: timestamp_pb2.Timestamp) -> datetime:
@@ -52,12 +61,18 @@ def from_timestamp(stamp: timestamp_pb2.Timestamp) -> datetime:
 
 def to_descriptor(descriptor: Descriptor) -> descriptor_pb2.Descriptor:
     """A descriptor on the wire, which has no room for its platform."""
-    return descriptor_pb2.Descriptor(
-        media_type=descriptor.media_type,
-        digest=descriptor.digest,
-        size=descriptor.size,
-        annotations=dict(descriptor.annotations),
-    )
+    message = descriptor_pb2.Descriptor()
+    fill_descriptor(message, descriptor)
+    return message
+
+
+def fill_descriptor(message: descriptor_pb2.Descriptor, descriptor: Descriptor) -> None:
+    """Set a descriptor on the wire."""
+    message.media_type = descriptor.media_type
+    message.digest = descriptor.digest
+    message.size = descriptor.size
+    if descriptor.annotations:
+        message.annotations.update(descriptor.annotations)
 
 
 def from_descriptor(descriptor: descriptor_pb2.Descriptor) -> Descriptor:
@@ -91,6 +106,13 @@ def to_any(typed: TypedBytes | None) -> any_pb2.Any | None: ...
 def to_any(typed: TypedBytes | None) -> any_pb2.Any | None:
     """Typed bytes on the wire, as they came; None stays None."""
     return None if typed is None else any_pb2.Any(type_url=typed.type_url, value=typed.value)
+
+
+def fill_any(message: any_pb2.Any, typed: TypedBytes) -> None:
+    """Set typed bytes on the wire, as they came; also where both parts are empty."""
+    message.SetInParent()
+    message.type_url = typed.type_url
+    message.value = typed.value
 
 
 def from_any(message: any_pb2.Any) -> TypedBytes:

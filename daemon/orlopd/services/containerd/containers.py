@@ -9,8 +9,10 @@ from google.protobuf import empty_pb2
 
 from orlop_protos.containerd.services.containers.v1 import containers_pb2, containers_pb2_grpc
 from orlopd.core.core import Core
+from orlopd.core.scope import Scope
 from orlopd.plugin.values import Container
-from orlopd.services.convert import from_any, paths_of, to_any, to_timestamp
+from orlopd.services.convert import fill_any, fill_timestamp, from_any, paths_of
+from orlopd.services.lists import join
 from orlopd.services.scope import scope_of
 
 
@@ -28,11 +30,17 @@ class ContainersService(containers_pb2_grpc.ContainersServicer):
         container = await self._containers.get(scope_of(context), request.id)
         return containers_pb2.GetContainerResponse(container=_message(container))
 
-    async def List(self, request: Any, context: Any) -> containers_pb2.ListContainersResponse:
-        response = containers_pb2.ListContainersResponse()
-        async for container in self._containers.walk(scope_of(context), list(request.filters)):
-            response.containers.append(_message(container))
-        return response
+    async def List(self, request: Any, context: Any) -> Any:
+        return await join(self._pages(scope_of(context), list(request.filters)))
+
+    async def _pages(
+        self, scope: Scope, filters: Sequence[str]
+    ) -> AsyncIterator[containers_pb2.ListContainersResponse]:
+        async for containers in self._containers.pages(scope, filters):
+            page = containers_pb2.ListContainersResponse()
+            for container in containers:
+                _fill(page.containers.add(), container)
+            yield page
 
     async def ListStream(
         self, request: Any, context: Any
@@ -72,18 +80,25 @@ def _value(message: containers_pb2.Container) -> Container:
 
 
 def _message(container: Container) -> containers_pb2.Container:
-    return containers_pb2.Container(
-        id=container.id,
-        labels=dict(container.labels),
-        image=container.image,
-        runtime=containers_pb2.Container.Runtime(
-            name=container.runtime, options=to_any(container.runtime_options)
-        ),
-        spec=to_any(container.spec),
-        snapshotter=container.snapshotter,
-        snapshot_key=container.snapshot_key,
-        created_at=to_timestamp(container.created_at),
-        updated_at=to_timestamp(container.updated_at),
-        extensions={key: to_any(each) for key, each in container.extensions.items()},
-        sandbox=container.sandbox,
-    )
+    message = containers_pb2.Container()
+    _fill(message, container)
+    return message
+
+
+def _fill(message: containers_pb2.Container, container: Container) -> None:
+    message.id = container.id
+    if container.labels:
+        message.labels.update(container.labels)
+    message.image = container.image
+    message.runtime.name = container.runtime
+    if container.runtime_options is not None:
+        fill_any(message.runtime.options, container.runtime_options)
+    if container.spec is not None:
+        fill_any(message.spec, container.spec)
+    message.snapshotter = container.snapshotter
+    message.snapshot_key = container.snapshot_key
+    fill_timestamp(message.created_at, container.created_at)
+    fill_timestamp(message.updated_at, container.updated_at)
+    for key, each in container.extensions.items():
+        fill_any(message.extensions[key], each)
+    message.sandbox = container.sandbox

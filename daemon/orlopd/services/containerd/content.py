@@ -139,9 +139,9 @@ class _WriteSession:
         if request.offset <= 0 and status.offset > 0:
             await ingest.truncate(0)
             response.offset = 0
-        if request.data:
-            await ingest.write(request.data)
-            response.offset += len(request.data)
+        if data := request.data:  # each look at it is a copy
+            await ingest.write(data)
+            response.offset += len(data)
         if request.action == content_pb2.COMMIT:
             blob = await ingest.commit(self._total, self._expected, dict(request.labels))
             response.digest = blob.digest

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from google.protobuf import empty_pb2
 
 from orlop_protos.containerd.services.images.v1 import images_pb2, images_pb2_grpc
 from orlopd.core.core import Core
+from orlopd.core.scope import Scope
 from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.values import Image
-from orlopd.services.convert import from_descriptor, from_timestamp, paths_of, to_descriptor, to_timestamp
+from orlopd.services.convert import (
+    fill_descriptor,
+    fill_timestamp,
+    from_descriptor,
+    from_timestamp,
+    paths_of,
+)
+from orlopd.services.lists import join
 from orlopd.services.scope import scope_of
 
 
@@ -29,11 +37,17 @@ class ImagesService(images_pb2_grpc.ImagesServicer):
         image = await self._images.get(scope_of(context), request.name)
         return images_pb2.GetImageResponse(image=_message(image))
 
-    async def List(self, request: Any, context: Any) -> images_pb2.ListImagesResponse:
-        response = images_pb2.ListImagesResponse()
-        async for image in self._images.walk(scope_of(context), list(request.filters)):
-            response.images.append(_message(image))
-        return response
+    async def List(self, request: Any, context: Any) -> Any:
+        return await join(self._pages(scope_of(context), list(request.filters)))
+
+    async def _pages(
+        self, scope: Scope, filters: Sequence[str]
+    ) -> AsyncIterator[images_pb2.ListImagesResponse]:
+        async for images in self._images.pages(scope, filters):
+            page = images_pb2.ListImagesResponse()
+            for image in images:
+                _fill(page.images.add(), image)
+            yield page
 
     async def Create(self, request: Any, context: Any) -> images_pb2.CreateImageResponse:
         image = await self._images.create(scope_of(context), _value(request), at=_epoch(request))
@@ -63,10 +77,15 @@ def _epoch(request: Any) -> Any:
 
 
 def _message(image: Image) -> images_pb2.Image:
-    return images_pb2.Image(
-        name=image.name,
-        labels=dict(image.labels),
-        target=to_descriptor(image.target),
-        created_at=to_timestamp(image.created_at),
-        updated_at=to_timestamp(image.updated_at),
-    )
+    message = images_pb2.Image()
+    _fill(message, image)
+    return message
+
+
+def _fill(message: images_pb2.Image, image: Image) -> None:
+    message.name = image.name
+    if image.labels:
+        message.labels.update(image.labels)
+    fill_descriptor(message.target, image.target)
+    fill_timestamp(message.created_at, image.created_at)
+    fill_timestamp(message.updated_at, image.updated_at)
