@@ -114,17 +114,7 @@ class Client:
         """Make images with a name, a target and a label each; their targets are not there."""
         calls = (
             self._images.Create.future(
-                images_pb2.CreateImageRequest(
-                    image={
-                        "name": f"registry.example/team/image-{number:06}:latest",
-                        "target": {
-                            "media_type": "application/vnd.oci.image.index.v1+json",
-                            "digest": f"sha256:{number:064x}",
-                            "size": 1234,
-                        },
-                        "labels": {"containerd.io/distribution.source": "registry.example"},
-                    }
-                ),
+                images_pb2.CreateImageRequest(image=_image(number)),
                 metadata=self._headers,
             )
             for number in range(count)
@@ -144,17 +134,7 @@ class Client:
         """Make containers, each with a spec of 2 KiB, so many calls at a time."""
         calls = (
             self._containers.Create.future(
-                containers_pb2.CreateContainerRequest(
-                    container={
-                        "id": f"{prefix}-{number:06}",
-                        "image": "registry.example/team/image:latest",
-                        "runtime": {"name": "io.containerd.runc.v2"},
-                        "snapshotter": "overlayfs",
-                        "snapshot_key": f"{prefix}-{number:06}",
-                        "spec": {"type_url": _SPEC_TYPE, "value": b'{"pad":"%s"}' % (b"x" * 2038)},
-                        "labels": {"bench": "true"},
-                    }
-                ),
+                containers_pb2.CreateContainerRequest(container=_container(f"{prefix}-{number:06}")),
                 metadata=self._headers,
             )
             for number in range(count)
@@ -170,6 +150,30 @@ class Client:
             for number in range(count)
         )
         _finish(calls, 32)
+
+
+def _image(number: int) -> Any:
+    return {
+        "name": f"registry.example/team/image-{number:06}:latest",
+        "target": {
+            "media_type": "application/vnd.oci.image.index.v1+json",
+            "digest": f"sha256:{number:064x}",
+            "size": 1234,
+        },
+        "labels": {"containerd.io/distribution.source": "registry.example"},
+    }
+
+
+def _container(name: str) -> Any:
+    return {
+        "id": name,
+        "image": "registry.example/team/image:latest",
+        "runtime": {"name": "io.containerd.runc.v2"},
+        "snapshotter": "overlayfs",
+        "snapshot_key": name,
+        "spec": {"type_url": _SPEC_TYPE, "value": b'{"pad":"%s"}' % (b"x" * 2038)},
+        "labels": {"bench": "true"},
+    }
 
 
 def _finish(calls: Iterator[Any], at_once: int) -> None:
