@@ -23,20 +23,25 @@ class Ext4:
     Its journal commits by itself only after minutes, so that what nobody synced is lost when power is cut.
 
     :param size: in MiB
+    :param solid: whether every block of the image is to be really there
     """
 
-    def __init__(self, image: Path, point: Path, size: int) -> None:
+    def __init__(self, image: Path, point: Path, size: int, *, solid: bool = False) -> None:
         self._image = image
-        self._point = point
+        self._solid = solid
+        self.point = point
         self._size = size
 
     def __enter__(self) -> Self:
         with self._image.open("wb") as file:
             file.truncate(self._size << 20)
-        _run("mkfs.ext4", "-q", "-F", "-J", "size=8", "-E", "lazy_itable_init=0", str(self._image))
-        self._point.mkdir(mode=0o700, exist_ok=True)
+        _run("mkfs.ext4", "-q", "-F", "-J", "size=8", "-E", "lazy_itable_init=0,nodiscard", str(self._image))
+        if self._solid:
+            with self._image.open("r+b") as file:
+                file.write(self._image.read_bytes())
+        self.point.mkdir(mode=0o700, exist_ok=True)
         self._mount()
-        self._point.chmod(0o700)
+        self.point.chmod(0o700)
         return self
 
     def __exit__(
@@ -46,7 +51,7 @@ class Ext4:
         self._image.unlink()
 
     def _unmount(self) -> None:
-        unmount(self._point)
+        unmount(self.point)
         # It lives on in the mount namespaces of who has just died, for a moment: and as it was, shut down.
         for _ in range(500):
             done = subprocess.run(["losetup", "-j", str(self._image)], capture_output=True, text=True)
@@ -56,15 +61,25 @@ class Ext4:
         raise RuntimeError(f"the loop device stays: {done.stdout}")
 
     def _mount(self) -> None:
-        _run("mount", "-o", "loop,commit=300", str(self._image), str(self._point))
+        _run("mount", "-o", "loop,commit=300,errors=remount-ro", str(self._image), str(self.point))
 
     def cut(self) -> None:
         """Cut its power: nothing more reaches the disk, and what is in memory is lost."""
-        fd = os.open(self._point, os.O_RDONLY)
+        fd = os.open(self.point, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
         finally:
             os.close(fd)
+
+    def break_down(self) -> None:
+        """Have the kernel find the filesystem damaged: it goes read-only, with files open for writing."""
+        device = os.stat(self.point).st_dev  # noqa: PTH116
+        name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
+        Path(f"/sys/fs/ext4/{name}/trigger_fs_error").write_text("1")
+
+    def discard(self) -> None:
+        """Give the blocks that are free back to what the image is on."""
+        _run("fstrim", str(self.point))
 
     def mend(self) -> None:
         """Mount it again; the journal is replayed. Whoever used it must be gone."""
