@@ -25,6 +25,7 @@ KEPT = "kept"
 
 _SHARED = 24
 _SNAPSHOTS = 12
+_CONTENTS = 60
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Client(threading.Thread):
     # --- Content -------------------------------------------------------------------------------------
 
     def _upload(self) -> None:
-        if len(self._ledger.of("content")) > 150:
+        if len(self._ledger.of("content")) > _CONTENTS:
             return self._delete_content()
         number = self._random.choice([self._random.randrange(_SHARED), self._random.getrandbits(40)])
         data, lease, ref = payload(number), self._lease(), self._fresh("ref")
@@ -342,6 +343,8 @@ class Client(threading.Thread):
 
     def _remove_snapshot(self) -> None:
         ledger = self._ledger
+        if ledger.unsure:
+            return  # one of those may be a child
         parents = {(key[1], ledger.known[key][1]) for key in ledger.of("snapshot")}
         own = [key for key in ledger.of("snapshot") if key[1:] not in parents and key[1:] in ledger.files]
         if own:

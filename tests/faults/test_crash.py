@@ -9,8 +9,8 @@ from tests.support.daemon import Daemon
 from .clients import Archive
 from .world import FULL, World, powered, run, seed
 
-KILLS = 300 if FULL else 8
-CUTS = 120 if FULL else 5
+KILLS = 250 if FULL else 8
+CUTS = 110 if FULL else 5
 
 
 @pytest.mark.timeout(3600 if FULL else 120)
