@@ -221,5 +221,7 @@ def test_clients_of_a_disk_that_is_full_at_times(small: Small, archives: list[Ar
         small.disk.free()
         assert [client.error for client in clients if client.error] == []
         told |= {refusal for client in clients for refusal in client.refused}
-        assert Verifier(small.daemon, ledgers, value + number, durable=True).verify() == []
+        found = Verifier(small.daemon, ledgers, value + number, durable=True).verify()
+        print(*found, sep="\n")  # noqa: T201
+        assert found == []
     assert told, "the disk was never full"

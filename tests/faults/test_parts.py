@@ -98,6 +98,19 @@ async def test_a_write_that_fails_and_cannot_be_undone_leaves_no_tail(
     assert (await store.info(sha256(b"abc"))).size == 3
 
 
+async def test_an_ingest_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await LocalStore.at(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", failing(1, Path.write_text))
+        with pytest.raises(Internal, match="cannot open ingest 'ref'"):
+            await store.ingest("ref")
+    assert list((tmp_path / "ingest").iterdir()) == []
+    async with await store.ingest("ref") as ingest:
+        assert ingest.status.offset == 0
+
+
 async def test_a_full_disk_of_a_snapshotters_database_is_told(tmp_path: Path) -> None:
     part = VfsSnapshotter(tmp_path)
     await part.prepare("key", "")

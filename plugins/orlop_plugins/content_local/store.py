@@ -207,15 +207,14 @@ class LocalStore:
         status = _read_status(folder)
         if status is None:
             remove_tree(folder)
-            folder.mkdir(mode=0o700)
             at = now()
             status = IngestStatus(ref, 0, total, expected, at, at)
-            state = {"ref": ref, "total": total, "expected": expected, "started": at.isoformat()}
-            part = folder / "state.part"
-            part.touch(mode=0o600)
-            part.write_text(json.dumps(state))
-            (folder / "data").touch(mode=0o600)
-            part.rename(folder / "state")
+            try:
+                _make_folder(folder, status)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    remove_tree(folder)
+                raise
         elif (total and not status.total) or (expected and not status.expected):
             status = IngestStatus(
                 *(ref, status.offset, total or status.total, expected or status.expected),
@@ -240,6 +239,17 @@ class LocalStore:
 
     def _folder(self, ref: str) -> Path:
         return self._ingests / hashlib.sha256(ref.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _make_folder(folder: Path, status: IngestStatus) -> None:
+    folder.mkdir(mode=0o700)
+    started = status.started_at.isoformat()
+    state = {"ref": status.ref, "total": status.total, "expected": status.expected, "started": started}
+    part = folder / "state.part"
+    part.touch(mode=0o600)
+    part.write_text(json.dumps(state))
+    (folder / "data").touch(mode=0o600)
+    part.rename(folder / "state")
 
 
 def _info(path: Path, digest: str) -> BlobInfo:
