@@ -12,6 +12,7 @@ import anyio
 from . import platforms
 from .archive import Archiver
 from .build import Builder
+from .check import Checker
 from .containers import Containers
 from .content import Content, Sharing
 from .diffs import Diffs
@@ -49,6 +50,7 @@ class Core:
     diffs: Diffs
     explainer: Explainer
     upkeep: Upkeep
+    checker: Checker
     unpacker: Unpacker
     puller: Puller
     archiver: Archiver
@@ -109,6 +111,7 @@ class Core:
                 diffs=store.diffs,
                 explainer=store.explainer,
                 upkeep=store.upkeep,
+                checker=store.checker,
                 unpacker=distribution.unpacker,
                 puller=distribution.puller,
                 archiver=distribution.archiver,

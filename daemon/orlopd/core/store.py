@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 
+from .check import Checker
 from .containers import Containers
 from .content import Content, Sharing
 from .db import Database
@@ -41,6 +42,7 @@ class Store:
     diffs: Diffs
     explainer: Explainer
     upkeep: Upkeep
+    checker: Checker
 
 
 JOURNAL = "events.db"
@@ -102,6 +104,7 @@ async def open_store(
             Diffs(content, parts.differs),
             explainer,
             Upkeep(db, gc, snapshots, explainer),
+            Checker(db, parts.content, parts.snapshotters, gc),
         )
         await store.snapshots.recover()
         failure: Exception | None = None

@@ -21,7 +21,8 @@ parents, labels and times in a small database, and leaves directories and mounts
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, Usage
 
@@ -88,4 +89,27 @@ class Snapshotter(Protocol):
 
     async def cleanup(self) -> None:
         """Delete what earlier removals and crashes left behind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFault:
+    """Something that a snapshotter finds wrong with what it keeps.
+
+    :param path: the file or folder
+    :param key: the snapshot whose data is gone or damaged; empty for something that belongs to none and
+        that ``cleanup`` deletes
+    """
+
+    path: str
+    message: str
+    key: str = ""
+
+
+@runtime_checkable
+class CheckedSnapshotter(Snapshotter, Protocol):
+    """A snapshotter that can check itself, which is not asked of every one."""
+
+    async def faults(self) -> Sequence[SnapshotFault]:
+        """What is wrong now. Changes nothing."""
         ...

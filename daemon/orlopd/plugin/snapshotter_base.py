@@ -37,6 +37,7 @@ import anyio.to_thread
 from ._snapshot_db import Row, SnapshotDatabase
 from .errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from .files import disk_usage, explain, remove_tree, sync_filesystem, sync_folder
+from .snapshots import SnapshotFault
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 
 T = TypeVar("T")
@@ -172,6 +173,35 @@ class SnapshotterBase:
                     self._drop(path)
 
         await self._run(job)
+
+    async def faults(self) -> Sequence[SnapshotFault]:
+        """Folders that belong to no snapshot, and snapshots whose folder is gone."""
+
+        def job() -> Sequence[SnapshotFault]:
+            with self._lock:
+                known = self._db.ids() | self._making
+                found = [
+                    SnapshotFault(str(path), "it belongs to no snapshot")
+                    for path in self._folder.iterdir()
+                    if not (path.name.isdecimal() and int(path.name) in known)
+                ]
+            found += [
+                SnapshotFault(str(path), "it belongs to a snapshot that was removed")
+                for path in self._trash.iterdir()
+            ]
+            last = 0
+            while rows := self._db.page(last):
+                found += [
+                    SnapshotFault(
+                        str(self._path(row.id)), f"its folder {self._path(row.id)} is gone", row.key
+                    )
+                    for row in rows
+                    if not self._path(row.id).is_dir()
+                ]
+                last = rows[-1].id
+            return found
+
+        return await self._run(job)
 
     async def aclose(self) -> None:
         """Close the database."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orlop_protos.orlop.engine.v1 import system_pb2, system_pb2_grpc
+from orlopd.core.check_places import ContainerPlaces
 from orlopd.core.core import Core
 from orlopd.core.engine import Engine, State
 from orlopd.core.journal import Gap
@@ -116,6 +117,11 @@ class SystemService(_Base):
                 return upkeep.why(await self._core.explainer.why(scope, name))
             raise
         return upkeep.why(found)
+
+    async def Check(self, request: Any, context: Any) -> None:
+        places = ContainerPlaces(self._core)
+        async for item in self._core.checker.check(repair=request.repair, quick=request.quick, places=places):
+            await context.write(upkeep.check(item))
 
     async def Events(self, request: Any, context: Any) -> None:
         scope = engine_scope_of(context)

@@ -6,6 +6,7 @@ from typing import Any
 
 from orlop_protos.orlop.engine.v1 import system_pb2
 from orlopd.core import graph, removals
+from orlopd.core.checks import Finding, Progress, Report
 from orlopd.core.removals import Removed
 from orlopd.core.upkeep import Kept, Preview
 from orlopd.core.why import Explanation, Link, describe, key_of, kind_of, reason_of
@@ -80,4 +81,36 @@ def _removal(removed: Removed) -> system_pb2.Removal:
         at=to_timestamp(removed.at),
         collected=removed.how != removals.DELETED,
         reason=reason_of(removed),
+    )
+
+
+def check(item: Report) -> system_pb2.CheckResponse:
+    """What a check says."""
+    if isinstance(item, Finding):
+        finding = system_pb2.Finding(
+            code=item.code,
+            namespace=item.namespace,
+            object=item.object,
+            message=item.message,
+            repaired=item.repaired,
+            hint=item.hint,
+        )
+        return system_pb2.CheckResponse(finding=finding)
+    if isinstance(item, Progress):
+        progress = system_pb2.CheckProgress(
+            stage=item.stage,
+            blobs=item.blobs,
+            blobs_total=item.blobs_total,
+            bytes=item.bytes,
+            bytes_total=item.bytes_total,
+        )
+        return system_pb2.CheckResponse(progress=progress)
+    return system_pb2.CheckResponse(
+        summary=system_pb2.CheckSummary(
+            findings=item.findings,
+            repaired=item.repaired,
+            blobs=item.blobs,
+            bytes=item.bytes,
+            snapshots=item.snapshots,
+        )
     )
