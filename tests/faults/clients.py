@@ -247,7 +247,7 @@ class Client(threading.Thread):
     def _delete_image(self) -> None:
         name = self._some("image")
         if name is not None:
-            with self._ledger.change({("image", name): None}):
+            with self._ledger.doubtful({("image", name): None}):
                 self._api.delete_image(name, sync=self._random.random() < 0.5)
 
     def _create_lease(self) -> None:
@@ -273,14 +273,14 @@ class Client(threading.Thread):
         gone = [key for key in self._ledger.of("held") if key[1] == name]
         # Without their lease ingests may go at any time.
         ingests = [("ingest", key[3]) for key in gone if key[2] == "ingests"]
-        with self._ledger.change(dict.fromkeys([("lease", name), *gone, *ingests])):
+        with self._ledger.doubtful(dict.fromkeys([("lease", name), *gone, *ingests])):
             self._api.delete_lease(name, sync=self._random.random() < 0.5)
 
     def _collect(self) -> None:
         name = self._fresh("sweep")
         with self._ledger.change({("lease", name): LASTING}):
             self._api.create_lease(name)
-        with self._ledger.change({("lease", name): None}):
+        with self._ledger.doubtful({("lease", name): None}):
             self._api.delete_lease(name, sync=True)
 
     # --- Snapshots -----------------------------------------------------------------------------------
@@ -332,14 +332,8 @@ class Client(threading.Thread):
         name, parent = self._fresh("layer"), ledger.known[kind, snapshotter, key][1]
         ledger.files[snapshotter, name] = ledger.files[snapshotter, key]
         effects = {(kind, snapshotter, key): None, (kind, snapshotter, name): (COMMITTED, parent, True)}
-        try:
-            with ledger.change(effects, atomic=True):
-                self._api.commit_snapshot(snapshotter, name, key, {f"{PREFIX}root": "x"})
-        except grpc.RpcError:
-            # The one call that may have happened although it was refused.
-            ledger.known.pop((kind, snapshotter, key))
-            ledger.unsure |= effects.keys()
-            raise
+        with ledger.doubtful(effects, atomic=True):
+            self._api.commit_snapshot(snapshotter, name, key, {f"{PREFIX}root": "x"})
 
     def _remove_snapshot(self) -> None:
         ledger = self._ledger
@@ -361,10 +355,12 @@ class Client(threading.Thread):
         ledger.edges[archive.image.digest] = [
             each["digest"] for each in (document["config"], *document["layers"])
         ]
+        effects = {("content", digest): ANY for digest in blobs}
         ledger.imported = True
+        # Labels are added to what is there already, even if not all of it can be done.
+        ledger.learn({key: ANY for key in effects if key in ledger.known})
         pull = bool(archive.reference) and self._random.random() < 0.5
         name = archive.reference if pull else archive.name
-        effects = {("content", digest): ANY for digest in blobs}
         with ledger.change({("image", name): archive.image.digest, **effects}):
             snapshotter = self._random.choice(SNAPSHOTTERS)
             if pull:

@@ -84,6 +84,18 @@ class Ledger:
         self.learn(self.pending)
         self.pending = {}
 
+    @contextmanager
+    def doubtful(self, effects: Mapping[Key, Any], *, atomic: bool = False) -> Generator[None]:
+        """Around a call of two steps: refused at the second, the first has happened."""
+        try:
+            with self.change(effects, atomic=atomic):
+                yield
+        except grpc.RpcError:
+            for key in effects:
+                self.known.pop(key, None)
+            self.unsure |= effects.keys()
+            raise
+
     def learn(self, effects: Mapping[Key, Any]) -> None:
         """Take what is certain."""
         for key, value in effects.items():

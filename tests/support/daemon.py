@@ -24,7 +24,7 @@ T = TypeVar("T")
 Run = subprocess.CompletedProcess[bytes]
 
 BIN = Path(sys.executable).parent
-READY_TIMEOUT = 20.0
+READY_TIMEOUT = 60.0
 
 _live: list[Daemon] = []
 
