@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from tests.support.images import SmallImage
 
 from .api import SNAPSHOTTERS, Api
-from .ledger import ANY, LASTING, PREFIX, Died, Ledger
+from .ledger import ANY, LASTING, PREFIX, Died, Key, Ledger
 
 ACTIVE, COMMITTED = 2, 3
 KEPT = "kept"
@@ -297,7 +298,7 @@ class Client(threading.Thread):
         ]
         parent = self._random.choice(["", *parents])
         root = self._random.random() < 0.5
-        effects = {("snapshot", snapshotter, key): (ACTIVE, parent, root)}
+        effects: dict[Key, Any] = {("snapshot", snapshotter, key): (ACTIVE, parent, root)}
         if not root:
             effects["held", KEPT, f"snapshots/{snapshotter}", key] = True
         # vfs copies what is below, overlayfs shows it.

@@ -8,10 +8,11 @@ import os
 import shutil
 import struct
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.support.daemon import eventually
 
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)
 _NO_LOG_FLUSH = 2
@@ -53,12 +54,12 @@ class Ext4:
     def _unmount(self) -> None:
         unmount(self.point)
         # It lives on in the mount namespaces of who has just died, for a moment: and as it was, shut down.
-        for _ in range(500):
-            done = subprocess.run(["losetup", "-j", str(self._image)], capture_output=True, text=True)
-            if not done.stdout:
-                return
-            time.sleep(0.02)
-        raise RuntimeError(f"the loop device stays: {done.stdout}")
+        left = eventually(self._loops, lambda found: not found, 10)
+        if left:
+            raise RuntimeError(f"the loop device stays: {left}")
+
+    def _loops(self) -> str:
+        return _run("losetup", "-j", str(self._image))
 
     def _mount(self) -> None:
         _run("mount", "-o", "loop,commit=300,errors=remount-ro", str(self._image), str(self.point))
@@ -91,14 +92,13 @@ class Ext4:
 
 def unmount(point: Path) -> None:
     """Unmount, and wait for whoever lets go last."""
-    for attempt in range(100):
-        done = subprocess.run(["umount", str(point)], capture_output=True, text=True)
-        if done.returncode == 0:
-            return
-        if "busy" not in done.stderr:
-            break
-        time.sleep(0.05 * (attempt > 2))
-    raise RuntimeError(f"cannot unmount {point}: {done.stderr}")
+
+    def tried() -> str:
+        return subprocess.run(["umount", str(point)], capture_output=True, text=True).stderr
+
+    said = eventually(tried, lambda said: "busy" not in said, 10)
+    if said:
+        raise RuntimeError(f"cannot unmount {point}: {said}")
 
 
 class Tmpfs:
@@ -136,6 +136,7 @@ class Tmpfs:
         self._filler.unlink(missing_ok=True)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout

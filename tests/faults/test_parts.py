@@ -30,7 +30,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def failing(times: int, then: Callable[..., None]) -> Callable[..., None]:
+def failing(times: int, then: Callable[..., object]) -> Callable[..., None]:
     left = [times]
 
     def call(*arguments: object) -> None:
