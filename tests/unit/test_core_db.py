@@ -121,12 +121,13 @@ async def test_an_older_schema_is_brought_forward(tmp_path: Path, monkeypatch: p
         conn.execute("CREATE TABLE half (x)")
         raise sqlite3.OperationalError("no such thing")
 
+    now_at = schema.VERSION
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, second, third))
-    monkeypatch.setattr(schema, "VERSION", 3)
+    monkeypatch.setattr(schema, "VERSION", now_at + 2)
     with pytest.raises(Exception, match="no such thing"):
         await Database.open(tmp_path / "db")
-    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
-    monkeypatch.setattr(schema, "VERSION", 2)
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[: now_at + 1])
+    monkeypatch.setattr(schema, "VERSION", now_at + 1)
     db = await Database.open(tmp_path / "db")
     assert await db.read(lambda conn: conn.execute("SELECT name, note FROM namespaces").fetchall()) == [
         ("x", "new")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import anyio
 import pytest
 
+from orlopd.core import schema
 from orlopd.core.blobs import ContentInfo
 from orlopd.core.leases import Resource
 from orlopd.core.scope import Scope
 from orlopd.core.store import Store
 from orlopd.plugin.errors import FailedPrecondition
-from orlopd.plugin.values import Container, TypedBytes, now
+from orlopd.plugin.values import Container, TypedBytes, now, sha256
 from tests.support.store import NS, World, digests, eventually, keys, put, put_image
 
 PAST = (now() - timedelta(hours=1)).isoformat()
@@ -439,3 +442,38 @@ async def test_a_note_of_what_is_to_go_outlives_a_crash(world: World) -> None:
     async with world.open() as store:
         await store.gc.collect()
     assert world.snapshotter.snapshots == {}
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["as it was", "with tables that came before the number"])
+async def test_a_database_of_version_1_is_brought_forward_and_collected(world: World, half: bool) -> None:
+    old = (Path(__file__).parent / "schema_version_1.sql").read_text()
+    if half:
+        old += "CREATE TABLE removals (id INTEGER PRIMARY KEY AUTOINCREMENT, namespace TEXT NOT NULL,"
+        old += " node TEXT NOT NULL, at INTEGER NOT NULL, how TEXT NOT NULL, cause TEXT NOT NULL,"
+        old += " cause_how TEXT NOT NULL); INSERT INTO counters VALUES ('collecting', 0);"
+    with closing(sqlite3.connect(world.database)) as conn:
+        conn.executescript(old)
+    kept, loose = sha256(b"kept"), sha256(b"loose")
+    folder = world.folder / "content" / "blobs" / "sha256"
+    folder.mkdir(parents=True)
+    for digest, data in ((kept, b"kept"), (loose, b"loose")):
+        (folder / digest.removeprefix("sha256:")).write_bytes(data)
+    async with world.open() as store:
+        assert (await store.gc.collect()).removed == {"contents": 1}
+        assert (await digests(store), world.blobs) == ({kept}, {kept})
+        assert (await store.namespaces.get("testing")).labels == {"team": "old"}
+        # What is deleted by name is recorded, as in a database that was made now.
+        await store.images.delete(NS, "old")
+    with closing(sqlite3.connect(world.database)) as conn:
+        assert conn.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+        told = conn.execute("SELECT node, how FROM removals ORDER BY id").fetchall()
+        assert [node for node, _ in told] == [f"c:{loose}", "i:old"]
+        assert told[1][1] == "deleted"
+        shape = "SELECT type, name, tbl_name FROM sqlite_master ORDER BY 1, 2"
+        brought = conn.execute(shape).fetchall()
+    fresh = world.folder / "fresh"
+    fresh.mkdir()
+    async with World(fresh).open():
+        pass
+    with closing(sqlite3.connect(fresh / "metadata.db")) as conn:
+        assert conn.execute(shape).fetchall() == brought

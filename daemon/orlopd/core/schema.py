@@ -9,8 +9,9 @@ from pathlib import Path
 from orlopd.plugin.errors import DataLoss, FailedPrecondition
 
 APPLICATION_ID = 0x4F524C50
-VERSION = 1
+VERSION = 2
 
+# The shape of version 1, before any of the migrations below; it does not change any more.
 # Times are microseconds since 1970; labels are JSON, or empty for none. `nodes` of the reference graph are
 # text, see graph.py. Rows of a namespace go with it.
 _TABLES = """
@@ -135,29 +136,6 @@ CREATE TABLE edges (
 CREATE INDEX edges_by_owner ON edges (namespace, owner);
 CREATE INDEX edges_by_target ON edges (namespace, target);
 
--- What went, for explanations: the latest of it, see removals.py.
-CREATE TABLE removals (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    namespace TEXT NOT NULL,
-    node TEXT NOT NULL,
-    at INTEGER NOT NULL,
-    how TEXT NOT NULL,
-    cause TEXT NOT NULL,
-    cause_how TEXT NOT NULL
-);
-CREATE INDEX removals_by_node ON removals (namespace, node);
-
--- References that went since the last collection, and what had them.
-CREATE TABLE lost (
-    namespace TEXT NOT NULL,
-    target TEXT NOT NULL,
-    source TEXT NOT NULL,
-    PRIMARY KEY (namespace, target)
-) WITHOUT ROWID;
-
--- Not 0 while a collection removes things, which keeps a record of its own.
-INSERT INTO counters VALUES ('collecting', 0);
-
 -- Data whose metadata is gone and that the stores still have to delete.
 CREATE TABLE garbage (
     store TEXT NOT NULL,
@@ -166,6 +144,32 @@ CREATE TABLE garbage (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     UNIQUE (store, item)
 );
+"""
+
+# Some databases that call themselves version 1 have this already: the tables came before the number.
+_REMOVALS = """
+-- What went, for explanations: the latest of it, see removals.py.
+CREATE TABLE IF NOT EXISTS removals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace TEXT NOT NULL,
+    node TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    how TEXT NOT NULL,
+    cause TEXT NOT NULL,
+    cause_how TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS removals_by_node ON removals (namespace, node);
+
+-- References that went since the last collection, and what had them.
+CREATE TABLE IF NOT EXISTS lost (
+    namespace TEXT NOT NULL,
+    target TEXT NOT NULL,
+    source TEXT NOT NULL,
+    PRIMARY KEY (namespace, target)
+) WITHOUT ROWID;
+
+-- Not 0 while a collection removes things, which keeps a record of its own.
+INSERT OR IGNORE INTO counters VALUES ('collecting', 0);
 """
 
 _RECORDED = {
@@ -188,32 +192,40 @@ def _plain(node: str) -> str:
 def _triggers() -> Iterator[str]:
     for table, node in _RECORDED.items():
         yield (
-            f"CREATE TRIGGER {table}_removed AFTER DELETE ON {table} {_UNLESS_COLLECTING} BEGIN "
-            "INSERT INTO removals (namespace, node, at, how, cause, cause_how) VALUES (OLD.namespace, "
+            f"CREATE TRIGGER IF NOT EXISTS {table}_removed AFTER DELETE ON {table} {_UNLESS_COLLECTING} "
+            "BEGIN INSERT INTO removals (namespace, node, at, how, cause, cause_how) VALUES (OLD.namespace, "
             f"{node}, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER), 'deleted', '', ''); END"
         )
     yield (
-        f"CREATE TRIGGER edges_removed AFTER DELETE ON edges {_UNLESS_COLLECTING} BEGIN "
+        f"CREATE TRIGGER IF NOT EXISTS edges_removed AFTER DELETE ON edges {_UNLESS_COLLECTING} BEGIN "
         "INSERT OR REPLACE INTO lost (namespace, target, source) "
         f"VALUES (OLD.namespace, {_plain('OLD.target')}, {_plain('OLD.source')}); END"
     )
     # An object that changes has its references removed and made anew.
     yield (
-        "CREATE TRIGGER edges_added AFTER INSERT ON edges BEGIN DELETE FROM lost "
+        "CREATE TRIGGER IF NOT EXISTS edges_added AFTER INSERT ON edges BEGIN DELETE FROM lost "
         f"WHERE namespace = NEW.namespace AND target = {_plain('NEW.target')} "
         f"AND source = {_plain('NEW.source')}; END"
     )
 
 
-def _first(conn: sqlite3.Connection) -> None:
-    for statement in _TABLES.split(";\n"):
+def _run(conn: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";\n"):
         if statement.strip():
             conn.execute(statement)
+
+
+def _first(conn: sqlite3.Connection) -> None:
+    _run(conn, _TABLES)
+
+
+def _record_removals(conn: sqlite3.Connection) -> None:
+    _run(conn, _REMOVALS)
     for statement in _triggers():
         conn.execute(statement)
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first,)
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _record_removals)
 """The n-th brings a database from version n to n + 1. Once released, one is never changed."""
 
 
@@ -232,7 +244,8 @@ def prepare(conn: sqlite3.Connection, path: Path) -> None:
         )
     if version > VERSION:
         raise FailedPrecondition(
-            f"the metadata database {path} has schema version {version}, this orlopd knows up to {VERSION}",
+            f"the metadata database {path} has schema version {version}, this orlopd knows up to {VERSION}: "
+            "run the newer orlopd that wrote it, or choose another folder with --root",
             reason="SCHEMA_TOO_NEW",
             hint="run the newer orlopd that wrote it, or choose another folder with --root",
         )
@@ -256,7 +269,8 @@ def prepare(conn: sqlite3.Connection, path: Path) -> None:
 def damaged(path: Path, why: str) -> DataLoss:
     """The error for a database that cannot be trusted any more."""
     return DataLoss(
-        f"the metadata database {path} is damaged: {why}",
+        f"the metadata database {path} is damaged: {why}; nothing was changed: "
+        "restore it from a backup, or move it away to begin empty",
         reason="DATABASE_DAMAGED",
-        hint=f"restore {path} from a backup, or move it away to begin empty; nothing was changed",
+        hint=f"restore {path} from a backup, or move it away to begin empty",
     )
