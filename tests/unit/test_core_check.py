@@ -16,6 +16,7 @@ from orlopd.core import check_data
 from orlopd.core.check import Finding, Progress, Summary
 from orlopd.core.db import Connection
 from orlopd.core.store import Store
+from orlopd.plugin.errors import DataLoss
 from orlopd.plugin.snapshots import CheckedSnapshotter
 from orlopd.plugin.values import Container, TypedBytes, sha256
 from tests.support.store import NS, World, digests, keys, put, put_image
@@ -194,7 +195,7 @@ async def test_snapshots_of_a_snapshotter_that_is_not_here(tmp_path: Path) -> No
         await store.snapshots.for_name("mem").prepare(NS, "rw", labels={"containerd.io/gc.root": "1"})
         await change(store, "UPDATE snapshots SET snapshotter = 'zfs'")
         findings, _ = await check(store)
-        assert [each.code for each in findings][0] == "SNAPSHOTTER_MISSING"
+        assert next(each.code for each in findings) == "SNAPSHOTTER_MISSING"
         assert "zfs" in findings[0].object
 
 
@@ -266,3 +267,45 @@ async def test_a_check_can_be_cancelled(tmp_path: Path) -> None:
         assert isinstance(await anext(running), Progress)
         await running.aclose()
         assert (await check(store))[0] == []
+
+
+async def test_one_bad_row_hides_no_other_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path)
+    async with world.open() as store:
+        mem = store.snapshots.for_name("mem")
+        for name in ("a", "b", "c"):
+            digest = await put(store, name.encode(), {"root": "1"})
+            await put_image(store, name, digest)
+            await mem.prepare(NS, name, labels={"containerd.io/gc.root": "1"})
+            await store.containers.create(NS, Container(name, "runc", spec=TypedBytes("spec", b"{}")))
+            await store.leases.create(NS, name)
+            await store.namespaces.create(NS, name)
+        for table, key in (
+            *(("images", "name"), ("snapshots", "key"), ("containers", "id"), ("leases", "id")),
+            ("namespaces", "name"),
+        ):
+            await change(store, f"UPDATE {table} SET labels = '{{broken' WHERE {key} = 'b'")
+        await change(store, "UPDATE contents SET labels = '[]' WHERE digest = ?", sha256(b"b"))
+        await change(store, "UPDATE snapshots SET kind = 'strange' WHERE key = 'c'")
+    # The next daemon starts, and shows all that is sound.
+    async with world.open() as store:
+        assert await digests(store) == {sha256(b"a"), sha256(b"c")}
+        assert await keys(store) == {"a"}
+        assert [each.name for each in await store.images.list(NS)] == ["a", "c"]
+        assert [each.id for each in await store.containers.list(NS)] == ["a", "c"]
+        assert [each.id for each in await store.leases.list(NS)] == ["a", "c"]
+        assert [each.name for each in await store.namespaces.list()] == ["a", "c", "testing"]
+        assert "a damaged row is left out" in caplog.text
+        # What is damaged is refused by name, not overwritten.
+        with pytest.raises(DataLoss, match="cannot be read"):
+            await store.images.get(NS, "b")
+        await store.gc.collect()
+        findings, _ = await check(store, repair=True)
+        assert {each.object for each in findings if each.code == "ROW_DAMAGED"} == {
+            *(f"{kind} b" for kind in ("image", "container", "lease", "namespace")),
+            *("snapshot mem/b", f"blob {sha256(b'b')}"),
+        }
+        assert await digests(store) == {sha256(b"a"), sha256(b"b"), sha256(b"c")}
+        assert [each.name for each in await store.images.list(NS)] == ["a", "b", "c"]

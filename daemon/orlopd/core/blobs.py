@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from orlopd.plugin.errors import NotFound
 from orlopd.plugin.values import NO_LABELS, BlobInfo, Labels, now
@@ -26,7 +27,7 @@ class ContentInfo:
     updated_at: datetime = field(default_factory=now)
 
 
-def from_row(row: tuple[str, int, str, int, int]) -> ContentInfo:
+def from_row(row: tuple[Any, ...]) -> ContentInfo:
     """What a row of :data:`COLUMNS` says."""
     digest, size, labels, created, updated = row
     return ContentInfo(digest, size, load_labels(labels), from_micros(created), from_micros(updated))

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,7 @@ from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound
 from orlopd.plugin.values import Container, FieldValue, TypedBytes, now
 
 from . import graph
-from .db import Connection, Database, dump_labels, from_micros, insert, load_labels, to_micros
+from .db import Connection, Database, dump_labels, from_micros, insert, load_labels, readable, to_micros
 from .events import EventBus
 from .filters import Adaptor, FieldPath, in_map, parse
 from .gc import Collector
@@ -92,10 +93,10 @@ class Containers:
 
             def page(conn: Connection, after: str = after) -> list[Container]:
                 rows = conn.execute(
-                    f"SELECT {_COLUMNS} FROM containers WHERE namespace = ? AND id > ? ORDER BY id LIMIT ?",
-                    (scope.namespace, after, _PAGE),
+                    f"SELECT {_COLUMNS} FROM containers WHERE namespace = ? AND id > ? ORDER BY id",
+                    (scope.namespace, after),
                 )
-                return [_container(row) for row in rows]
+                return list(islice(readable(_container, rows), _PAGE))
 
             containers = await self._db.read(page)
             yield [each for each in containers if wanted.match(_adapt(each))] if filters else containers

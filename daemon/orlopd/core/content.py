@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from orlopd.plugin.content import BlobReader, ContentStore
 from orlopd.plugin.errors import AlreadyExists, NotFound, ResourceExhausted, Unavailable
@@ -13,7 +14,7 @@ from orlopd.plugin.values import NO_LABELS, IngestStatus, Labels, check_digest, 
 
 from . import blobs, graph, ingests, leases
 from .blobs import ContentInfo
-from .db import Connection, Database, dump_labels, load_labels
+from .db import Connection, Database, dump_labels, load_labels, readable
 from .events import EventBus
 from .filters import parse
 from .gc import Collector
@@ -97,10 +98,10 @@ class Content:
             def page(conn: Connection, after: str = after) -> list[ContentInfo]:
                 rows = conn.execute(
                     f"SELECT {blobs.COLUMNS} FROM contents WHERE namespace = ? AND digest > ? "
-                    "ORDER BY digest LIMIT ?",
-                    (scope.namespace, after, PAGE),
+                    "ORDER BY digest",
+                    (scope.namespace, after),
                 )
-                return [blobs.from_row(row) for row in rows]
+                return list(islice(readable(blobs.from_row, rows), PAGE))
 
             infos = await self._db.read(page)
             for info in infos:
@@ -309,4 +310,5 @@ def _shareable(conn: Connection, digest: str) -> bool:
         "SELECT n.labels FROM namespaces n JOIN contents c ON c.namespace = n.name WHERE c.digest = ?",
         (digest,),
     )
-    return any(load_labels(labels).get(SHAREABLE_LABEL) == "true" for (labels,) in rows)
+    found = readable(lambda row: load_labels(row[0]), rows)
+    return any(labels.get(SHAREABLE_LABEL) == "true" for labels in found)

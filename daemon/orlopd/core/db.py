@@ -8,8 +8,9 @@ while the disk is busy with others share the next transaction, each undone alone
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from orlopd.plugin.errors import (
+    DataLoss,
     FailedPrecondition,
     Internal,
     OrlopError,
@@ -33,6 +35,8 @@ from orlopd.plugin.values import NO_LABELS, Labels
 from . import schema
 from .shield import shielded
 
+log = logging.getLogger("orlopd.db")
+
 T = TypeVar("T")
 Connection = sqlite3.Connection
 
@@ -40,6 +44,8 @@ READERS = 4
 BATCH = 64
 """How many changes may share a transaction."""
 _BLOCK = 256
+_MOST_TOLD = 1000
+_told: set[str] = set()
 _BUSY_SECONDS = 10.0
 
 
@@ -318,9 +324,32 @@ def dump_labels(labels: Labels) -> str:
 
 
 def load_labels(text: str) -> Labels:
-    """The labels that :func:`dump_labels` wrote."""
-    # Ours, without whitespace around it, which the decoder need not look for.
-    return MappingProxyType(_decode(text)[0]) if text else NO_LABELS
+    """The labels that :func:`dump_labels` wrote. :raises DataLoss: it did not write these"""
+    if not text:
+        return NO_LABELS
+    try:
+        # Ours, without whitespace around it, which the decoder need not look for.
+        return MappingProxyType(_decode(text)[0])
+    except (ValueError, TypeError) as error:
+        raise DataLoss(
+            f"labels in the metadata database cannot be read: {error}",
+            reason="ROW_DAMAGED",
+            hint="mend it with: orlop system fsck --repair",
+        ) from None
+
+
+def readable(decode: Callable[[tuple[Any, ...]], T], rows: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """The rows, decoded. One that is damaged is left out and logged: it is not to hide the others."""
+    for row in rows:
+        try:
+            found = decode(row)
+        except (DataLoss, ValueError, TypeError, KeyError, AttributeError) as error:
+            name = " ".join(each for each in row[:3] if isinstance(each, str))
+            if name not in _told and len(_told) < _MOST_TOLD:
+                _told.add(name)
+                log.warning("a damaged row is left out (orlop system fsck tells more): %s: %s", name, error)
+            continue
+        yield found
 
 
 def insert(conn: Connection, table: str, values: Mapping[str, Any]) -> None:

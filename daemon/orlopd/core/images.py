@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound
 from orlopd.plugin.values import Descriptor, Image, check_digest, now
 
 from . import graph, leases
-from .db import Connection, Database, dump_labels, from_micros, insert, load_labels, to_micros
+from .db import Connection, Database, dump_labels, from_micros, insert, load_labels, readable, to_micros
 from .events import EventBus
 from .filters import Adaptor, FieldPath, in_map, parse
 from .gc import Collector
@@ -85,10 +86,10 @@ class Images:
 
             def page(conn: Connection, after: str = after) -> list[Image]:
                 rows = conn.execute(
-                    f"SELECT {_COLUMNS} FROM images WHERE namespace = ? AND name > ? ORDER BY name LIMIT ?",
-                    (scope.namespace, after, PAGE),
+                    f"SELECT {_COLUMNS} FROM images WHERE namespace = ? AND name > ? ORDER BY name",
+                    (scope.namespace, after),
                 )
-                return [_image(row) for row in rows]
+                return list(islice(readable(_image, rows), PAGE))
 
             images = await self._db.read(page)
             yield [image for image in images if wanted.match(_adapt(image))] if filters else images

@@ -12,7 +12,7 @@ from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, Unimp
 from orlopd.plugin.values import NO_LABELS, Labels, check_digest, now
 
 from . import graph
-from .db import Connection, Database, dump_labels, from_micros, insert, load_labels, to_micros
+from .db import Connection, Database, dump_labels, from_micros, insert, load_labels, readable, to_micros
 from .filters import Adaptor, FieldPath, in_map, parse
 from .gc import Collector
 from .identifiers import check_labels, check_name, check_namespace, quoted
@@ -109,7 +109,7 @@ class Leases:
                 (scope.namespace,),
             ).fetchall()
         )
-        leases = (Lease(row[0], from_micros(row[1]), load_labels(row[2])) for row in rows)
+        leases = readable(lambda row: Lease(row[0], from_micros(row[1]), load_labels(row[2])), rows)
         return [lease for lease in leases if wanted.match(_adapt(lease))]
 
     async def add_resource(self, scope: Scope, id: str, resource: Resource) -> None:

@@ -9,7 +9,7 @@ from orlopd.plugin.errors import AlreadyExists, FailedPrecondition, NotFound
 from orlopd.plugin.values import NO_LABELS, Labels
 
 from . import graph
-from .db import Connection, Database, dump_labels, load_labels
+from .db import Connection, Database, dump_labels, load_labels, readable
 from .events import EventBus
 from .gc import Collector
 from .identifiers import check_labels, check_namespace, quoted
@@ -71,7 +71,7 @@ class Namespaces:
         rows = await self._db.read(
             lambda conn: conn.execute("SELECT name, labels FROM namespaces ORDER BY name").fetchall()
         )
-        return [Namespace(name, load_labels(labels)) for name, labels in rows]
+        return list(readable(lambda row: Namespace(row[0], load_labels(row[1])), rows))
 
     async def update(self, scope: Scope, name: str, labels: Labels, paths: Sequence[str] = ()) -> Namespace:
         """Replace all labels, or those that ``paths`` name as ``labels.KEY``. Made if it is not there.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from orlopd.plugin.errors import NotFound
 from orlopd.plugin.values import Labels, SnapshotInfo, SnapshotKind, now
 
 from . import graph
-from .db import Connection, dump_labels, from_micros, insert, load_labels, to_micros
+from .db import Connection, dump_labels, from_micros, insert, load_labels, readable, to_micros
 from .filters import Adaptor, FieldPath, in_map
 
 _COLUMNS = "namespace, snapshotter, key, backend_key, kind, parent, labels, created_at, updated_at"
@@ -65,11 +66,10 @@ def get(conn: Connection, namespace: str, snapshotter: str, key: str) -> Row:
 def page(conn: Connection, namespace: str, snapshotter: str, after: str, size: int) -> list[Row]:
     """The next snapshots by key."""
     found = conn.execute(
-        f"SELECT {_COLUMNS} FROM snapshots WHERE namespace = ? AND snapshotter = ? AND key > ? "
-        "ORDER BY key LIMIT ?",
-        (namespace, snapshotter, after, size),
+        f"SELECT {_COLUMNS} FROM snapshots WHERE namespace = ? AND snapshotter = ? AND key > ? ORDER BY key",
+        (namespace, snapshotter, after),
     )
-    return [_row(row) for row in found]
+    return list(islice(readable(_row, found), size))
 
 
 def add(conn: Connection, row: Row) -> None:
@@ -157,7 +157,7 @@ def commits(conn: Connection, snapshotter: str) -> list[Commit]:
         "WHERE snapshotter = ?",
         (snapshotter,),
     )
-    return [_commit(row) for row in found]
+    return list(readable(_commit, found))
 
 
 def replace(conn: Connection, commit: Commit) -> None:

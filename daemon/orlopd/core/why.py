@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from orlopd.plugin.errors import InvalidArgument, NotFound
+from orlopd.plugin.errors import DataLoss, InvalidArgument, NotFound
 from orlopd.plugin.values import now
 
 from . import graph, removals
@@ -240,7 +240,7 @@ def _labels(conn: Connection, namespace: str, node: str) -> Mapping[str, str]:
     ).fetchone()
     try:
         return load_labels(row[0]) if row else {}
-    except ValueError:  # a damaged row
+    except DataLoss:  # a damaged row
         return {}
 
 
