@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+import orlop
+from orlop.errors import InvalidArgument, NotFound
+from orlop.values import Build
 from tests.support.daemon import BIN, Daemon, Run
 
 
@@ -160,3 +163,23 @@ def test_a_socket_that_one_may_not_use(daemon: Daemon) -> None:
     said = complaint(daemon.run(sys.executable, "-c", as_nobody), 1)
     assert "permission denied" in said.lower()
     assert "group root" in said
+
+
+@pytest.mark.parametrize("method", ["Import", "Build", "CopyIn"])
+async def test_an_upload_that_is_refused_early_tells_why(daemon: Daemon, method: str) -> None:
+    piece = b"\xff" * (1 << 20)
+
+    async def junk() -> AsyncIterator[bytes]:
+        for _ in range(30):
+            yield piece
+
+    async with orlop.connect(daemon.address, namespace=daemon.namespace) as client:
+        upload = {
+            "Import": lambda: client.images.import_(junk()),
+            "Build": lambda: client.images.build(Build(name="BAD NAME"), junk()),
+            "CopyIn": lambda: client.containers.copy_in("nosuch", junk()),
+        }[method]
+        # What went wrong was a race, lost about every third time.
+        for _ in range(10):
+            with pytest.raises((InvalidArgument, NotFound)):
+                await upload()

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from orlop._address import diagnose, grpc_target
-from orlop.errors import DETAILS, CannotConnect, OrlopError, from_rpc
+from orlop.errors import DETAILS, Aborted, CannotConnect, OrlopError, from_rpc
 
 MESSAGE_BYTES = 16 << 20
 CHUNK_BYTES = 1 << 20
@@ -18,6 +18,8 @@ CALL_SECONDS = 30.0
 """The deadline of a call that only asks or changes something small."""
 WORK_SECONDS = 600.0
 """The deadline of a call that moves or removes much."""
+WRITE_FAILED = "Internal error from Core"
+"""What gRPC says when a call ends while something is being sent; the daemon's own status is lost then."""
 
 OPTIONS = [
     ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -101,6 +103,13 @@ class Connection:
                 pass  # the daemon ended the call early; the answer below says why
             return await call
         except grpc.aio.AioRpcError as error:
+            # The daemon reads on for a while before it refuses, so very much was sent.
+            if error.details() == WRITE_FAILED:
+                raise Aborted(
+                    "the daemon ended the upload before all was sent, and why got lost",
+                    reason="UPLOAD_ENDED",
+                    hint="the daemon's log may tell",
+                ) from None
             raise self.error(error) from None
         finally:
             call.cancel()

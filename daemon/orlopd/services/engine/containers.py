@@ -190,9 +190,10 @@ class ContainerService(_Base):
 
     async def CopyIn(self, requests: AsyncIterator[Any], context: Any) -> containers_pb2.CopyInResponse:
         scope = engine_scope_of(context)
-        options = await streams.first(requests)
-        async with aclosing(streams.chunks(requests)) as pieces:
-            written = await self._engine.copier.copy_in(scope, options.container, pieces)
+        async with streams.read_out(requests):
+            options = await streams.first(requests)
+            async with aclosing(streams.chunks(requests)) as pieces:
+                written = await self._engine.copier.copy_in(scope, options.container, pieces)
         return containers_pb2.CopyInResponse(bytes=written)
 
     # --- Looking ----------------------------------------------------------------------------------------

@@ -71,15 +71,16 @@ class ImageService(_Base):
 
     async def Import(self, requests: AsyncIterator[Any], context: Any) -> images_pb2.ImportResponse:
         scope = engine_scope_of(context)
-        options = await streams.first(requests)
-        async with aclosing(streams.chunks(requests)) as pieces:
-            images = await self._core.archiver.import_archive(
-                scope,
-                pieces,
-                options.name,
-                snapshotter=options.snapshotter or await self._engine.context.default_snapshotter(scope),
-                unpack=not options.no_unpack,
-            )
+        async with streams.read_out(requests):
+            options = await streams.first(requests)
+            async with aclosing(streams.chunks(requests)) as pieces:
+                images = await self._core.archiver.import_archive(
+                    scope,
+                    pieces,
+                    options.name,
+                    snapshotter=options.snapshotter or await self._engine.context.default_snapshotter(scope),
+                    unpack=not options.no_unpack,
+                )
         return images_pb2.ImportResponse(images=[await self._message(scope, image) for image in images])
 
     async def Export(self, request: Any, context: Any) -> None:
@@ -96,15 +97,16 @@ class ImageService(_Base):
 
     async def Build(self, requests: AsyncIterator[Any], context: Any) -> images_pb2.BuildResponse:
         scope = engine_scope_of(context)
-        options = await streams.first(requests)
-        async with aclosing(streams.chunks(requests)) as pieces:
-            image = await self._core.builder.build_image(
-                scope,
-                pieces,
-                options.name,
-                convert.image_config(options.config),
-                convert.platform(options.platform) if options.HasField("platform") else None,
-            )
+        async with streams.read_out(requests):
+            options = await streams.first(requests)
+            async with aclosing(streams.chunks(requests)) as pieces:
+                image = await self._core.builder.build_image(
+                    scope,
+                    pieces,
+                    options.name,
+                    convert.image_config(options.config),
+                    convert.platform(options.platform) if options.HasField("platform") else None,
+                )
         return images_pb2.BuildResponse(image=await self._message(scope, image))
 
     async def ListImages(self, request: Any, context: Any) -> images_pb2.ListImagesResponse:

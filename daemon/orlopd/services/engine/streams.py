@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
+
+import anyio
 
 from orlop_protos.orlop.engine.v1 import stream_pb2
 from orlopd.core.engine import Session
@@ -16,6 +18,8 @@ from .convert import stream_input, stream_output
 
 MOST_CHUNK = 1 << 20
 """The most bytes of a chunk, as the contract says."""
+_MOST_DRAINED = 256 << 20
+_DRAIN_SECONDS = 5.0
 
 Wrap = Callable[[stream_pb2.StreamOutput], Any]
 
@@ -43,6 +47,25 @@ async def chunks(requests: AsyncIterator[Any]) -> AsyncGenerator[bytes]:
         if len(request.chunk) > MOST_CHUNK:
             raise InvalidArgument(f"a chunk of {len(request.chunk)} bytes: 1 MiB is the most")
         yield request.chunk
+
+
+@asynccontextmanager
+async def read_out(requests: AsyncIterator[Any]) -> AsyncGenerator[None]:
+    """Before an error goes out, read what the client still sends, within limits.
+
+    A gRPC client whose call ends while it is sending may lose the status: it sees that sending failed and
+    makes up one of its own.
+    """
+    try:
+        yield
+    except Exception:
+        left = _MOST_DRAINED
+        with suppress(Exception), anyio.move_on_after(_DRAIN_SECONDS):
+            async for request in requests:
+                left -= request.ByteSize()
+                if left <= 0:
+                    break
+        raise
 
 
 async def relay(
