@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
+from orlopd.testing.leftovers import Leftovers
 from tests.support.daemon import Daemon, daemon, fresh_daemon, idle, logs
 from tests.support.images import save_archive
 
@@ -19,12 +20,29 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_archive(path, "docker.io/library/probe:latest"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def image(daemon: Daemon, archive: str) -> str:
-    """The image of ``archive`` in the shared daemon, by its familiar name."""
-    if "probe" not in daemon.must(daemon.orlop("images")):
-        daemon.must(daemon.orlop("import", archive))
+    """The image of ``archive`` in the shared daemon, by its familiar name.
+
+    A container has run on it once, so that what the daemon starts when first needed is there.
+    """
+    daemon.must(daemon.orlop("import", archive))
+    for snapshotter in ("overlayfs", "vfs"):
+        daemon.must(daemon.orlop("run", "--rm", "--snapshotter", snapshotter, "probe", "true"))
     return "probe"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Generator[None]:
+    """A test with the shared daemon leaves it as it found it; a daemon of its own checks at its end."""
+    if "daemon" not in request.fixturenames:
+        yield
+        return
+    request.getfixturevalue("image")
+    daemon: Daemon = request.getfixturevalue("daemon")
+    watch = Leftovers(str(daemon.folder), daemon.namespace)
+    yield
+    watch.check()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -48,7 +48,7 @@ async def client(daemon: Daemon, image: str) -> AsyncIterator[Any]:
     assert not daemon.ctr("tasks", "ls", "-q").stdout
     # What another client prepared goes with the next collection.
     assert "Active" not in eventually(
-        lambda: daemon.must(daemon.ctr("snapshots", "ls")), lambda said: "Active" not in said, 5
+        lambda: daemon.must(daemon.ctr("snapshots", "ls")), lambda said: "Active" not in said, 20
     )
     left = eventually(
         lambda: [each.name for each in (daemon.root / "containers").glob(f"{daemon.namespace}/*")],

@@ -56,17 +56,16 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def rootfs() -> Iterator[Path]:
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with busybox and a few folders, shared by all tests and read-only in their specs."""
-    path = Path(tempfile.mkdtemp(prefix="orlop-rootfs-"))
+    path = tmp_path_factory.mktemp("rootfs")
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (path / name).mkdir()
     shutil.copy("/usr/bin/busybox", path / "bin/busybox")
     for applet in APPLETS:
         (path / "bin" / applet).symlink_to("busybox")
     (path / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
-    yield path
-    shutil.rmtree(path)
+    return path
 
 
 def spec_of(rootfs: Path, *args: str, terminal: bool = False, cgroup: str = "", **process: Any) -> bytes:

@@ -112,7 +112,7 @@ class Leftovers:
     def _sockets(self) -> dict[str, str]:
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
         paths = (line.split(maxsplit=7) for line in lines)
-        return {fields[6]: fields[7] for fields in paths if len(fields) > 7 and self._ours(fields[7])}
+        return {fields[7]: fields[7] for fields in paths if len(fields) > 7 and self._ours(fields[7])}
 
 
 def _process_table() -> tuple[dict[int, int], dict[int, str]]:
