@@ -13,6 +13,7 @@ import pytest
 
 from orlopd.core import schema
 from orlopd.core.blobs import ContentInfo
+from orlopd.core.gc import Collected, in_words
 from orlopd.core.leases import Resource
 from orlopd.core.scope import Scope
 from orlopd.core.store import Store
@@ -477,3 +478,23 @@ async def test_a_database_of_version_1_is_brought_forward_and_collected(world: W
         pass
     with closing(sqlite3.connect(fresh / "metadata.db")) as conn:
         assert conn.execute(shape).fetchall() == brought
+
+
+@pytest.mark.parametrize(
+    ("collected", "words"),
+    [
+        (
+            Collected({"snapshots": 2, "contents": 3}, 5, 1 << 20, 0.05),
+            "collected: 3 blobs (1.0 MiB), 2 snapshots in 0.05 s",
+        ),
+        (Collected({"contents": 1}, 1, 1, 0.0), "collected: 1 blob (1 byte) in 0.00 s"),
+        (Collected({"contents": 1}, 0, 0, 0.0), "collected: 1 blob in 0.00 s"),
+        (
+            Collected({"leases": 1}, 2, 1536, 1.0),
+            "collected: 1 lease, 1.5 KiB of blobs deleted before in 1.00 s",
+        ),
+        (Collected({}, 1, 0, 0.0), "collected: the data of 1 deleted before in 0.00 s"),
+    ],
+)
+def test_a_collection_in_words(collected: Collected, words: str) -> None:
+    assert in_words(collected) == words

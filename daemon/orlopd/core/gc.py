@@ -66,6 +66,40 @@ class Collected:
     seconds: float = 0.0
 
 
+_SINGULAR = {
+    "images": "image",
+    "contents": "blob",
+    "ingests": "ingest",
+    "snapshots": "snapshot",
+    "leases": "lease",
+}
+
+
+def in_words(collected: Collected) -> str:
+    """What a collection removed, as a line of the log."""
+    size = _size(collected.freed)
+    parts: list[str] = []
+    for kind, word in _SINGULAR.items():
+        if count := collected.removed.get(kind, 0):
+            bytes_too = f" ({size})" if kind == "contents" and collected.freed else ""
+            parts.append(f"{count} {word}{'' if count == 1 else 's'}{bytes_too}")
+    if collected.freed and not collected.removed.get("contents"):
+        parts.append(f"{size} of blobs deleted before")
+    elif collected.deleted and not parts:
+        parts.append(f"the data of {collected.deleted} deleted before")
+    return f"collected: {', '.join(parts) or 'nothing'} in {collected.seconds:.2f} s"
+
+
+def _size(count: int) -> str:
+    if count < 1024:
+        return f"{count} byte{'' if count == 1 else 's'}"
+    size, units = float(count), iter(("KiB", "MiB", "GiB", "TiB"))
+    unit = ""
+    while size >= 1024 and unit != "TiB":
+        size, unit = size / 1024, next(units)
+    return f"{size:.1f} {unit}"
+
+
 class _Undo(Exception):
     """Raised to have a change undone."""
 
@@ -206,11 +240,6 @@ class Collector:
         deleted, freed = await self._data.remove()
         result = Collected(swept.counts, deleted, freed, time.monotonic() - began)
         if swept.counts or deleted:
-            log.info(
-                "collected garbage in %.3f s: removed %s; deleted the data of %d, %d bytes of blobs",
-                result.seconds,
-                ", ".join(f"{count} {kind}" for kind, count in swept.counts.items()) or "no objects",
-                deleted,
-                freed,
-            )
+            visible = bool(swept.counts or freed)
+            log.log(logging.INFO if visible else logging.DEBUG, "%s", in_words(result))
         return result
