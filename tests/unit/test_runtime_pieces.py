@@ -6,10 +6,14 @@ import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from orlop_plugins.oci import journal, specs, stdio, wire
+from orlop_plugins.oci.config import OciConfig
+from orlop_plugins.oci.probe import probe
 from orlop_plugins.oci.shim.attach import signal_number
 from orlop_plugins.oci.shim.cgroups import Cgroup
 from orlop_plugins.oci.shim.crilog import CriLogSink
@@ -19,7 +23,7 @@ from orlop_plugins.oci.shim.runc import Failure, explain
 from orlop_protos.containerd.events import task_pb2 as events
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.io.containerd.cgroups.v2 import cgroup2_pb2
-from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound
+from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound, Skip
 from orlopd.plugin.runtime import Stdio
 
 
@@ -239,3 +243,40 @@ def test_where_a_containers_groups_are(
     assert (cgroup.version if cgroup else 0, set(cgroup.paths) if cgroup else set()) == (version, folders)
     if version == 1 and cgroup is not None:
         assert cgroup.path("memory") == Path("/c/memory/d/a")
+
+
+def _pretend_crun(folder: Path, version: str) -> Path:
+    path = folder / "crun"
+    path.write_text(f"#!/bin/sh\necho crun version {version}\necho commit: 0\n")
+    path.chmod(0o755)
+    return path
+
+
+def _context(state: Path, binary: str = "") -> Any:
+    return SimpleNamespace(state=state, config=OciConfig(binary=binary))
+
+
+def test_a_runtime_that_is_not_installed_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Skip, match=r"^runc is not installed: apt-get install runc$"):
+        probe("runc", _context(tmp_path))
+    probe("runc", _context(tmp_path, "/nonexistent/runc"))
+    (tmp_path / "tasks" / "default" / "left").mkdir(parents=True)
+    probe("runc", _context(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("version", "controllers", "suits"),
+    [("1.8.1", "hugetlb", False), ("1.8.1", "", True), ("1.9", "hugetlb", True), ("1.14.4", "cpu", True)],
+)
+def test_an_old_crun_is_skipped_where_it_starts_nothing(
+    version: str, controllers: str, suits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cgroup.controllers").write_text(controllers + "\n")
+    monkeypatch.setattr("orlop_plugins.oci.probe.UNIFIED", tmp_path)
+    context = _context(tmp_path, str(_pretend_crun(tmp_path, version)))
+    if suits:
+        probe("crun", context)
+    else:
+        with pytest.raises(Skip, match=rf"crun {version} starts no container .*has controllers"):
+            probe("crun", context)

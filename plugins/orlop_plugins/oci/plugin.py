@@ -8,15 +8,18 @@ from functools import partial
 from orlopd.plugin import Provider, Runtime, hookimpl
 
 from .config import OciConfig
+from .probe import probe
 from .runtime import OciRuntime
 
 
 @hookimpl
 def orlop_runtimes() -> Iterable[Provider[Runtime]]:
     """runc, and crun."""
-    yield Provider(
-        "io.containerd.runc.v2", partial(OciRuntime.open, "runc"), config=OciConfig, aliases=("runc",)
-    )
-    yield Provider(
-        "io.containerd.crun.v2", partial(OciRuntime.open, "crun"), config=OciConfig, aliases=("crun",)
-    )
+    for name in ("runc", "crun"):
+        yield Provider(
+            f"io.containerd.{name}.v2",
+            partial(OciRuntime.open, name),
+            config=OciConfig,
+            probe=partial(probe, name),
+            aliases=(name,),
+        )
