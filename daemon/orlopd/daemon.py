@@ -61,7 +61,7 @@ async def run(loaded: Loaded) -> None:
             gc.freeze()
             gc.enable()
             memory.keep_freed()
-            _report(config, parts, time.monotonic() - begun)
+            _report(config, host, parts, time.monotonic() - begun)
             notify("READY=1", f"MAINPID={os.getpid()}")
             await stop.wait()
             notify("STOPPING=1")
@@ -88,18 +88,20 @@ def _settings(config: Config, host: Host) -> Settings:
     )
 
 
-def _report(config: Config, parts: Parts, seconds: float) -> None:
+def _report(config: Config, host: Host, parts: Parts, seconds: float) -> None:
     for plugin in parts.plugins:
         if plugin.status is PartStatus.FAILED:
             _log.warning("%s failed: %s", plugin.label, plugin.reason)
         elif plugin.status is PartStatus.SKIPPED:
             _log.info("%s skipped: %s", plugin.label, plugin.reason)
-    if config.snapshotter not in parts.snapshotters and parts.snapshotters:
-        _log.warning(
-            'the snapshotter "%s" is not available; there are: %s',
-            config.snapshotter,
-            ", ".join(sorted(parts.snapshotters)),
-        )
+    for kind, wanted, catalog in (
+        (SNAPSHOTTER, config.snapshotter, parts.snapshotters),
+        (RUNTIME, config.runtime, parts.runtimes),
+    ):
+        if wanted not in catalog:
+            used = host.default(kind)
+            instead = f"; {used} is used where a request names none" if used in catalog else ""
+            _log.warning("the default %s%s", catalog.absence(wanted), instead)
     sockets = ", ".join(f"unix://{path}" for path in config.sockets)
     _log.info("orlopd %s serves on %s (started in %.2f s)", version(), sockets, seconds)
 

@@ -391,6 +391,10 @@ async def test_differs_come_in_the_configs_order(opened: Any) -> None:
         assert [part.context.root.name for part in parts.differs] == ["c", "b", "a"]
 
 
+def refuse(context: Context) -> None:
+    raise Skip("no pool")
+
+
 async def test_the_default_falls_to_another_only_when_nobody_chose(opened: Any) -> None:
     one = plugin((SNAPSHOTTER, provider("vfs", aliases=("native",))))
     async with opened(one, STORE) as (host, parts):
@@ -399,6 +403,49 @@ async def test_the_default_falls_to_another_only_when_nobody_chose(opened: Any) 
         assert parts.snapshotters.canonical("native") == "vfs"
     async with opened(one, STORE, config='snapshotter = "native"\n') as (host, _):
         assert host.default(SNAPSHOTTER) == "vfs"
+    other = plugin((SNAPSHOTTER, provider("zfs", probe=refuse)), name="other")
+    async with opened(one, other, STORE, config='snapshotter = "zfs"\n') as (host, parts):
+        assert host.default(SNAPSHOTTER) == "zfs"
+        assert parts.snapshotters.absence("zfs") == "snapshotter zfs is not available: no pool"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            'snapshotter = "vsf"',
+            'key "snapshotter": no plugin offers a snapshotter "vsf"; did you mean "vfs"?',
+        ),
+        ('runtime = "rnc"', 'key "runtime": no plugin offers a runtime "rnc"; did you mean "runc"?'),
+        (
+            'content = "conten"',
+            'key "content": no plugin offers a content store "conten"; did you mean "content"?',
+        ),
+        ('differs = ["tar", "tarr"]', 'key "differs": no plugin offers a differ "tarr"; did you mean "tar"?'),
+        ('runtime = "zzz"', 'key "runtime": no plugin offers a runtime "zzz" (there are: long.runc, runc)'),
+        ('resolvers = ["nope"]', 'key "resolvers": no plugin offers a resolver "nope"'),
+    ],
+)
+async def test_a_choice_that_nothing_offers_is_refused(
+    opened: Any, tmp_path: Path, config: str, message: str
+) -> None:
+    one = plugin(
+        (SNAPSHOTTER, provider("vfs")),
+        (RUNTIME, provider("long.runc", aliases=("runc",))),
+        (DIFFER, provider("tar")),
+    )
+    with pytest.raises(ConfigError) as caught:
+        async with opened(one, STORE, config=f"{config}\n"):
+            pass
+    assert str(caught.value) == f"{tmp_path}/config.toml: line 4: {message}"
+
+
+async def test_a_choice_that_a_broken_plugin_may_have_offered_is_no_error(
+    opened: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "drop").mkdir()
+    (tmp_path / "drop" / "zfs.py").write_text("import a_module_that_is_not_there\n")
+    one = plugin((SNAPSHOTTER, provider("vfs")))
     async with opened(one, STORE, config='snapshotter = "zfs"\n') as (host, _):
         assert host.default(SNAPSHOTTER) == "zfs"
 

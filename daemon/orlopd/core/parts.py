@@ -104,15 +104,14 @@ class Catalog(Mapping[str, T]):
         part = self.get(name)
         if part is not None:
             return part
+        raise NotFound(self.absence(name), resource=f"{self._word} {name}")
+
+    def absence(self, name: str) -> str:
+        """Why there is no open part of that name, in words."""
         if name in self._closed:
-            raise NotFound(
-                f"{self._word} {name} is not available: {self._closed[name]}",
-                resource=f"{self._word} {name}",
-            )
+            return f"{self._word} {name} is not available: {self._closed[name]}"
         known = ", ".join(sorted(self._parts)) or "none"
-        raise NotFound(
-            f"{self._word} {name!r} not found; available: {known}", resource=f"{self._word} {name}"
-        )
+        return f"{self._word} {name!r} not found; available: {known}"
 
 
 class Hooks(Protocol):

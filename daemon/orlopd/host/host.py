@@ -41,6 +41,17 @@ SOCKET_PATH_LIMIT = 107
 SOCKET_ROOM = 41
 """What :attr:`orlopd.plugin.Context.state` promises to be free for a socket's name, slash included."""
 
+_CHOICES: tuple[tuple[Kind[Any], str], ...] = (
+    (CONTENT, "content"),
+    (SNAPSHOTTER, "snapshotter"),
+    (RUNTIME, "runtime"),
+    (DIFFER, "differs"),
+    (RESOLVER, "resolvers"),
+)
+"""The keys that choose parts, and of which kind."""
+
+_WORDS = {CONTENT.name: "content store"}
+
 _log = logging.getLogger("orlopd.host")
 
 
@@ -74,6 +85,7 @@ class Host:
             by_name[offer.name] = offer
             self._offers.append(offer)
         self._check_names()
+        self._check_choices()
         self._sections = {offer.name: self._section(offer) for offer in self._offers}
 
     # --- What there is -------------------------------------------------------------------------------
@@ -144,6 +156,32 @@ class Host:
             if guess or not unloaded or path[0] == "required_plugins":
                 raise self._loaded.error(path, message)
             _log.warning("%s (plugin %s cannot be loaded)", message, unloaded[0].id)
+
+    def _check_choices(self) -> None:
+        """Refuse a part chosen in the file that no plugin offers; as in :meth:`_check_names`."""
+        unloaded = [info for info in self._broken if info.kind == PLUGIN.name]
+        for kind, key in _CHOICES:
+            if key not in self._config.model_fields_set:
+                continue
+            chosen: str | list[str] = getattr(self._config, key)
+            known = [
+                name
+                for offer in self._offers
+                if offer.kind == kind
+                for name in (offer.provider.id, *offer.provider.aliases)
+            ]
+            for name in [chosen] if isinstance(chosen, str) else chosen:
+                if name in known:
+                    continue
+                guess = nearest(name, known)
+                message = (
+                    f'key "{key}": no plugin offers a {_WORDS.get(kind.name, kind.short)} "{name}"{guess}'
+                )
+                if not guess and known:
+                    message += f" (there are: {', '.join(sorted(known))})"
+                if not unloaded or (guess and name not in [info.id for info in unloaded]):
+                    raise self._loaded.error((key,), message)
+                _log.warning("%s (plugin %s cannot be loaded)", message, unloaded[0].id)
 
     def _section(self, offer: Offer) -> BaseModel:
         path = ("plugins", offer.kind.short, offer.provider.id)
@@ -298,7 +336,7 @@ class Host:
         chosen = kind.short in self._config.model_fields_set
         if wanted in catalog or chosen:
             return catalog.canonical(wanted)
-        return next(iter(catalog), "")
+        return next(iter(catalog), wanted)
 
     def _catalog(self, kind: Kind[Any]) -> Catalog[Any]:
         parts: dict[str, Any] = {}
@@ -320,7 +358,7 @@ class Host:
         catalog = self._catalog(kind)
         for name in first:
             if name not in catalog:
-                _log.warning('key "%ss": there is no %s "%s"', kind.short, kind.short, name)
+                _log.warning('key "%ss": %s', kind.short, catalog.absence(name))
         names = [catalog.canonical(name) for name in first if name in catalog]
         return [catalog[name] for name in dict.fromkeys((*names, *catalog))]
 
