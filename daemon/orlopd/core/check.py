@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from orlopd.plugin.content import ContentStore
 from orlopd.plugin.errors import OrlopError
@@ -84,8 +83,3 @@ class Checker:
 async def _nothing() -> AsyncIterator[Finding]:
     for _ in ():
         yield _
-
-
-def quarantine_of(root: Path) -> Path:
-    """Where blobs that are not what their digest says are put, below the daemon's root."""
-    return root / QUARANTINE
