@@ -52,10 +52,11 @@ _BUSY_SECONDS = 10.0
 class _Change:
     """A change on its way: first in the queue, then with its result or error."""
 
-    __slots__ = ("done", "error", "fn", "result", "turn")
+    __slots__ = ("alone", "done", "error", "fn", "result", "turn")
 
-    def __init__(self, fn: Callable[[Connection], Any]) -> None:
+    def __init__(self, fn: Callable[[Connection], Any], alone: bool) -> None:
         self.fn = fn
+        self.alone = alone
         self.turn = anyio.Event()
         """Set when it is done, or when it is the first in the queue and is to take the others along."""
         self.done = False
@@ -114,7 +115,6 @@ class Database:
         )
         self._connections.append(connection)
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA temp_store = MEMORY")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
         return connection
@@ -147,13 +147,16 @@ class Database:
 
         return await to_thread.run_sync(run, limiter=self._read_limiter)
 
-    async def write(self, fn: Callable[[Connection], T]) -> T:
+    async def write(self, fn: Callable[[Connection], T], *, alone: bool = False) -> T:
         """What ``fn`` gives, run in a thread as one change; undone whole if it raises.
 
         Once begun it is not cancelled: it has happened, or not, when this returns or raises.
+
+        :param alone: share no transaction, as is right for a change of very many rows: keeping what it takes
+            to undo it without the others would cost more than the change
         """
         await checkpoint_if_cancelled()
-        change = _Change(fn)
+        change = _Change(fn, alone)
         self._queue.append(change)
         if self._writing:
             try:
@@ -179,7 +182,9 @@ class Database:
         """Make the changes that wait, the caller's first; whoever waits then goes on with the rest."""
         self._writing = True
         changes = self._queue[:BATCH]
-        del self._queue[:BATCH]
+        most = next((place for place, change in enumerate(changes) if change.alone), len(changes)) or 1
+        del changes[most:]
+        del self._queue[:most]
         try:
             with shielded():
                 await to_thread.run_sync(self._make, changes, limiter=self._write_limiter)
@@ -207,7 +212,10 @@ class Database:
                 for make in owed:
                     make(self._writer)
                 for change in changes:
-                    self._attempt(self._writer, change)
+                    if len(changes) == 1:
+                        change.result = change.fn(self._writer)
+                    else:
+                        self._attempt(self._writer, change)
             del self._owed[: len(owed)]
         except BaseException as error:
             # None of them has happened.

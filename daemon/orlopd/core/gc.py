@@ -223,7 +223,7 @@ class Collector:
 
     async def _collect(self) -> Collected:
         began = time.monotonic()
-        swept = await self._db.write(lambda conn: sweep.sweep(conn, self._aliases))
+        swept = await self._db.write(lambda conn: sweep.sweep(conn, self._aliases), alone=True)
         self._next_expiry = None if swept.next_expiry is None else from_micros(swept.next_expiry)
         for namespace, name in swept.images:
             await self._events.emit(

@@ -141,7 +141,8 @@ class LocalStore:
                 path.unlink()
             except FileNotFoundError as error:
                 raise _no_blob(digest) from error
-            sync_folder(path.parent)
+            # Not synced: should it be back after a power cut, the collector finds a blob that nobody knows.
+            # With a sync for each one a collection of many would take minutes.
 
         with _explained(f"cannot delete blob {digest}"):
             await anyio.to_thread.run_sync(job)
