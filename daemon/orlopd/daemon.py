@@ -21,6 +21,7 @@ from orlopd.host import Host
 from orlopd.plugin.provider import RUNTIME, SNAPSHOTTER
 from orlopd.server import FolderLock, Server, tracing
 from orlopd.server.notify import notify
+from orlopd.server.sockets import check_free
 from orlopd.services import all_services
 
 LOCK = "lock"
@@ -44,6 +45,11 @@ async def run(loaded: Loaded) -> None:
         await watch.start(_watch_signals, stop)
         async with AsyncExitStack() as stack:
             stack.callback(watch.cancel_scope.cancel)
+            # All of this is claimed below; asking here already keeps a start in vain from making folders.
+            for folder in (config.root, config.state):
+                FolderLock.check_free(folder / LOCK, f"the folder {folder}")
+            for path in config.sockets:
+                check_free(path)
             with ExitStack() as locks:
                 for folder, mode in ((config.root, 0o700), (config.state, 0o711)):
                     make_folder(folder, mode)

@@ -128,6 +128,23 @@ def test_a_socket_in_use_is_refused(fresh_daemon: Daemon, idle: Daemon) -> None:
     assert not idle.socket.exists()
 
 
+def test_a_start_on_a_live_socket_makes_no_folders(fresh_daemon: Daemon, tmp_path: Path) -> None:
+    root, state = tmp_path / "root", tmp_path / "state"
+    options = ("--root", str(root), "--state", str(state), "--address", fresh_daemon.address)
+    code, said = refused(fresh_daemon, *options)
+    assert (code, said) == (
+        1,
+        f"another orlopd (pid {fresh_daemon.pid}) is using the socket {fresh_daemon.socket}",
+    )
+    assert not root.exists()
+    assert not state.exists()
+    code, said = refused(fresh_daemon, "--root", str(root))
+    assert (code, "is using the folder" in said) == (1, True)
+    assert not root.exists()
+    with fresh_daemon.channel() as channel:
+        assert versions(channel)
+
+
 def test_a_file_in_the_sockets_place_is_kept(idle: Daemon) -> None:
     idle.socket.write_text("precious")
     code, said = refused(idle)

@@ -39,6 +39,23 @@ class FolderLock:
             raise LockError(f"cannot lock {path}: {(error.strerror or str(error)).lower()}") from None
         return lock
 
+    @staticmethod
+    def check_free(path: Path, what: str) -> None:
+        """Make sure that nobody holds the lock now, without making anything.
+
+        :raises LockError: another process holds it
+        """
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return  # Whoever takes the lock then will be told.
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise LockError(_taken(descriptor, what)) from None
+        finally:
+            os.close(descriptor)
+
     def _try(self, what: str) -> bool:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._path, flags, 0o600)
@@ -46,9 +63,7 @@ class FolderLock:
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-                pid = f" (pid {holder})" if holder.isdigit() else ""
-                raise LockError(f"another orlopd{pid} is using {what}") from None
+                raise LockError(_taken(descriptor, what)) from None
             # The holder before may have removed the file between our open and our lock.
             try:
                 there = self._path.lstat()
@@ -71,3 +86,9 @@ class FolderLock:
                 self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _taken(descriptor: int, what: str) -> str:
+    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+    pid = f" (pid {holder})" if holder.isdigit() else ""
+    return f"another orlopd{pid} is using {what}"

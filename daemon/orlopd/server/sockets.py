@@ -40,6 +40,18 @@ def find_group(name: str | int) -> int | None:
         raise SocketError(f'key "socket_group": there is no group "{name}" on this machine') from None
 
 
+def check_free(path: Path) -> None:
+    """Make sure that nobody serves on ``path`` now, without making or removing anything.
+
+    :raises SocketError: somebody does, or it is something that is no socket
+    """
+    try:
+        FolderLock.check_free(_lock_of(path), f"the socket {path}")
+    except LockError as error:
+        raise SocketError(str(error)) from None
+    _check_stale(path)
+
+
 @dataclass(slots=True)
 class SocketPath:
     """A path that is this daemon's to bind, until :meth:`release`."""
@@ -62,7 +74,7 @@ class SocketPath:
             )
         try:
             path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-            lock = FolderLock.take(path.with_name(path.name + ".lock"), f"the socket {path}")
+            lock = FolderLock.take(_lock_of(path), f"the socket {path}")
         except LockError as error:
             raise SocketError(str(error)) from None
         except OSError as error:
@@ -95,11 +107,21 @@ class SocketPath:
         self._lock.release(remove=True)
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
 def _remove_stale(path: Path) -> None:
+    if _check_stale(path):
+        path.unlink(missing_ok=True)
+
+
+def _check_stale(path: Path) -> bool:
+    """Whether a socket is there that nobody serves on. :raises SocketError: somebody does, or it is none"""
     try:
         found = path.lstat()
-    except FileNotFoundError:
-        return
+    except OSError:
+        return False
     if not stat.S_ISSOCK(found.st_mode):
         raise SocketError(f"cannot serve on {path}: it exists and is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -107,9 +129,10 @@ def _remove_stale(path: Path) -> None:
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
+            return True
+        except FileNotFoundError:
+            return False
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise SocketError(f"cannot serve on {path}: {reason}") from None
-        else:
-            raise SocketError(f"the socket {path} is in use by another process")
+    raise SocketError(f"the socket {path} is in use by another process")
