@@ -8,13 +8,14 @@ import os
 import signal
 import stat
 import time
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
 import anyio
 
 from orlopd import memory, revision, version
 from orlopd.config import Config, Loaded
+from orlopd.config.paths import makeshift_runtime_dir
 from orlopd.core.core import Core
 from orlopd.core.parts import Parts, PartStatus, Settings
 from orlopd.host import Host
@@ -50,6 +51,8 @@ async def run(loaded: Loaded) -> None:
                 FolderLock.check_free(folder / LOCK, f"the folder {folder}")
             for path in config.sockets:
                 check_free(path)
+            if makeshift_runtime_dir() in config.state.parents:
+                _make_makeshift(makeshift_runtime_dir())
             with ExitStack() as locks:
                 for folder, mode in ((config.root, 0o700), (config.state, 0o711)):
                     make_folder(folder, mode)
@@ -108,8 +111,32 @@ def _report(config: Config, host: Host, parts: Parts, seconds: float) -> None:
             used = host.default(kind)
             instead = f"; {used} is used where a request names none" if used in catalog else ""
             _log.warning("the default %s%s", catalog.absence(wanted), instead)
+    if os.geteuid() != 0:
+        _log.warning("orlopd runs as user %d: for now containers need an orlopd of root's", os.geteuid())
     sockets = ", ".join(f"unix://{path}" for path in config.sockets)
     _log.info("orlopd %s serves on %s (started in %.2f s)", version(), sockets, seconds)
+
+
+def _make_makeshift(path: Path) -> None:
+    """Make the folder below /tmp that stands in for XDG_RUNTIME_DIR, or check that nobody else made it.
+
+    :raises StartError: it is not this user's alone
+    """
+    try:
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()
+    except OSError as error:
+        raise StartError(f"cannot use the folder {path}: {(error.strerror or str(error)).lower()}") from None
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or found.st_uid != os.geteuid()
+        or stat.S_IMODE(found.st_mode) != 0o700
+    ):
+        raise StartError(
+            f"{path} is not a folder of user {os.geteuid()} with mode 0700, and others could meddle with"
+            " what is in it: remove it, set XDG_RUNTIME_DIR, or name another folder with --state"
+        )
 
 
 def make_folder(path: Path, mode: int) -> None:

@@ -18,6 +18,7 @@ import orlop
 from orlop import errors, values
 from orlop._address import default_address, grpc_target
 from orlop.values import ContainerSpec
+from orlopd.config import paths
 from tests.clients.conftest import ROOT, engine_process
 
 
@@ -278,3 +279,37 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_address() == "unix:///x/orlop/orlop.sock"
     monkeypatch.setenv("ORLOP_ADDRESS", "unix:///mine")
     assert default_address() == "unix:///mine"
+
+
+@pytest.mark.parametrize(
+    ("given", "login", "expected"),
+    [
+        ("/x", True, "/x"),
+        ("", True, "{run}/12345"),
+        (None, True, "{run}/12345"),
+        ("relative", True, "{run}/12345"),
+        (None, False, "/tmp/orlop-12345"),
+        (None, "somebody else's", "/tmp/orlop-12345"),
+        (None, "a link", "/tmp/orlop-12345"),
+    ],
+)
+def test_client_and_daemon_agree_where_a_users_socket_is(
+    given: str | None, login: Any, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "12345"
+    if login == "a link":
+        folder.symlink_to("/tmp")
+        os.lchown(folder, 12345, -1)
+    elif login:
+        folder.mkdir()
+        os.chown(folder, 12345 if login is True else 12346, -1)
+    monkeypatch.delenv("ORLOP_ADDRESS", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    if given is not None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", given)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr("orlop._address.RUN_USER", tmp_path)
+    monkeypatch.setattr("orlopd.config.paths.RUN_USER", tmp_path)
+    state = paths.default_state()
+    assert str(state) == expected.format(run=tmp_path) + "/orlop"
+    assert default_address() == f"unix://{state}/orlop.sock"

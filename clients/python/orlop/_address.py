@@ -15,6 +15,7 @@ ENVIRONMENT = "ORLOP_ADDRESS"
 NAMESPACE_ENVIRONMENT = "ORLOP_NAMESPACE"
 DEFAULT_NAMESPACE = "default"
 SYSTEM_SOCKET = "/run/orlop/orlop.sock"
+RUN_USER = Path("/run/user")
 LONGEST_SOCKET_PATH = 107
 
 
@@ -24,8 +25,22 @@ def default_address() -> str:
         return given
     if os.geteuid() == 0:
         return f"unix://{SYSTEM_SOCKET}"
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return f"unix://{runtime}/orlop/orlop.sock"
+    return f"unix://{_runtime_dir()}/orlop/orlop.sock"
+
+
+def _runtime_dir() -> Path:
+    """Where a user's daemon keeps its socket. orlopd has the same rule in orlopd.config.paths."""
+    value = os.environ.get("XDG_RUNTIME_DIR", "")
+    if value.startswith("/"):
+        return Path(value)
+    login = RUN_USER / str(os.geteuid())
+    makeshift = Path(f"/tmp/orlop-{os.geteuid()}")
+    try:
+        found = login.lstat()
+    except OSError:
+        return makeshift
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return login if mine else makeshift
 
 
 def default_namespace() -> str:
