@@ -46,11 +46,13 @@ async def run(loaded: Loaded) -> None:
         await watch.start(_watch_signals, stop)
         async with AsyncExitStack() as stack:
             stack.callback(watch.cancel_scope.cancel)
-            # All of this is claimed below; asking here already keeps a start in vain from making folders.
+            # Asking now for what is claimed below, and reading the plugins' config, keeps a start in vain
+            # from making folders.
             for folder in (config.root, config.state):
                 FolderLock.check_free(folder / LOCK, f"the folder {folder}")
             for path in config.sockets:
                 check_free(path)
+            host = Host(loaded)
             if makeshift_runtime_dir() in config.state.parents:
                 _make_makeshift(makeshift_runtime_dir())
             with ExitStack() as locks:
@@ -62,7 +64,6 @@ async def run(loaded: Loaded) -> None:
             stack.callback(server.release)
             tracing.configure_from_environment()
             stack.callback(tracing.flush)
-            host = Host(loaded)
             parts = await stack.enter_async_context(host.open())
             core = await stack.enter_async_context(Core.open(_settings(config, host), parts))
             services = [*all_services(core), *parts.services]
