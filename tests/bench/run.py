@@ -37,6 +37,13 @@ def main() -> None:
         for address in sides:
             do(address, "images", "import", str(archive))
             do(address, "run", "-d", NAME, "long", "sleep", "10000")
+        starts = []
+        for _ in range(5):
+            daemon.stop()
+            begun = time.perf_counter()
+            daemon.start()
+            starts.append(time.perf_counter() - begun)
+        print(f"orlopd from its command line to serving, in seconds: {' '.join(f'{s:.2f}' for s in starts)}")
         both("ctr version", "version")
         both("ctr run --rm IMAGE true", "run", "--rm", NAME, "r%", "true")
         both("ctr tasks exec true", "tasks", "exec", "--exec-id", "e%", "long", "true")
