@@ -10,7 +10,7 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 _ARENAS = 2
-_KEPT = 16 << 20
+_KEPT = 8 << 20
 """How many freed bytes an arena may keep at its end."""
 
 

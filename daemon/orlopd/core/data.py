@@ -22,6 +22,8 @@ from .shield import shielded
 log = logging.getLogger("orlopd.gc")
 
 _BATCH = 64
+_AT_ONCE = 8
+"""Blobs that are deleted side by side, so that many do not wait for one file system call each."""
 
 _UNKNOWN = {
     graph.CONTENT_STORE: """
@@ -97,22 +99,29 @@ class DataRemover:
 
     async def _remove_blobs(self) -> tuple[int, int]:
         deleted = freed = 0
+
+        async def delete(notes: Sequence[_Note], unknown: set[str], done: list[_Note]) -> None:
+            nonlocal deleted, freed
+            for note in notes:
+                if note.item in unknown:
+                    try:
+                        await self._content.delete(note.item)
+                        deleted, freed = deleted + 1, freed + note.size
+                    except NotFound:
+                        pass
+                    except OrlopError as error:
+                        log.warning("cannot delete blob %s, will try again: %s", note.item, error)
+                        continue
+                done.append(note)
+
         async with self._striking_off() as done:
             for batch in _batches(await self._notes(graph.CONTENT_STORE)):
                 digests = [note.item for note in batch]
                 async with self._blobs.hold(*digests):
                     unknown = await self._unknown(graph.CONTENT_STORE, digests)
-                    for note in batch:
-                        if note.item in unknown:
-                            try:
-                                await self._content.delete(note.item)
-                                deleted, freed = deleted + 1, freed + note.size
-                            except NotFound:
-                                pass
-                            except OrlopError as error:
-                                log.warning("cannot delete blob %s, will try again: %s", note.item, error)
-                                continue
-                        done.append(note)
+                    async with anyio.create_task_group() as group:
+                        for first in range(_AT_ONCE):
+                            group.start_soon(delete, batch[first::_AT_ONCE], unknown, done)
         return deleted, freed
 
     async def _remove_ingests(self) -> int:
