@@ -74,7 +74,7 @@ def back_references_are_ignored() -> Swap:
     return _without_label(graph.BACK_REF_PREFIX)
 
 
-@fault("put", "label", "collect")
+@fault("pull")
 def every_word_that_begins_like_content_is_a_reference() -> Swap:
     target = graph._target
 

@@ -363,7 +363,10 @@ class StorageMachine(RuleBasedStateMachine):
         where = self.where(room, "pull")
         self.both("create_lease", where, "pull", {})
         self._put(where, 5, {f"{GC}ref.snapshot.{SNAPSHOTTER}": KEYS[1]}, named=True)
-        self._put(where, blob, {REFERENCE: self.digest(5)}, named=False)
+        self._put(where, 4, {}, named=True)
+        # The second label is none that keeps anything.
+        manifest = {REFERENCE: self.digest(5), f"{GC}ref.contents": self.digest(4)}
+        self._put(where, blob, manifest, named=False)
         if layers:
             for parent, key in itertools.pairwise(("", *KEYS[:2])):
                 if self.both("prepare", where, "making", parent, {}, view=False):
