@@ -60,6 +60,9 @@ class Verifier:
         merged = {
             key: value for key, value in merged.items() if key in seen or key[0] not in {"image", "lease"}
         }
+        # An import's own lease names what the import is about to make.
+        known = {*ledger.known, *ledger.pending}
+        merged = {key: value for key, value in merged.items() if key[0] != "lease" or key in known}
         kept = reachable(merged, ledger.edges, after)
         for key in sorted({*ledger.known, *ledger.pending, *seen}):
             if key[0] == "ingest" or key in ledger.unsure:
