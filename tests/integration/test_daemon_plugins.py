@@ -9,8 +9,6 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from tests.support.daemon import BIN, Daemon, eventually, refused
 
 DROP_IN = """
@@ -169,7 +167,6 @@ def test_orlopd_plugins_lists_what_is_on_offer(tmp_path: Path) -> None:
 
 
 def test_spans_go_where_the_environment_says() -> None:
-    pytest.importorskip("opentelemetry.sdk")
     with Daemon(environment={"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_SCHEDULE_DELAY": "50"}) as daemon:
         daemon.must(daemon.ctr("version"))
         daemon.stop()

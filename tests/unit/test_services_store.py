@@ -449,10 +449,10 @@ async def test_leases_over_the_wire(client: Client) -> None:
     assert [each.id for each in listed] == [lease.id]
     await client.store.gc.collect()
     await client.content.Info(content_pb2.InfoRequest(digest=digest))
+    odd = leases_pb2.AddResourceRequest(id=lease.id, resource=leases_pb2.Resource(type="tasks", id="x"))
+    assert await refused(client.leases.AddResource(odd)) is Code.UNIMPLEMENTED
     await client.leases.Delete(leases_pb2.DeleteRequest(id=lease.id, sync=True))
     assert await refused(client.content.Info(content_pb2.InfoRequest(digest=digest))) is Code.NOT_FOUND
-    odd = leases_pb2.AddResourceRequest(id="x", resource=leases_pb2.Resource(type="tasks", id="x"))
-    assert await refused(client.leases.AddResource(odd)) is Code.UNIMPLEMENTED
     write_ = leased.content.Write(iter(asks({"ref": "ref"})))
     assert await refused(write_) is Code.NOT_FOUND
 

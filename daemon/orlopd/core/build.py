@@ -20,9 +20,11 @@ from .documents import descriptor_object, dump, platform_object
 from .images import Images
 from .leases import Leases
 from .manifests import ImageConfig
+from .oci.users import check_user
 from .pull import store_image
 from .references import parse_reference
 from .scope import Scope
+from .signals import parse_signal
 from .tarstream import END, TarReader, padding
 
 _EPOCH = "1970-01-01T00:00:00Z"
@@ -51,7 +53,7 @@ class Builder:
         :param name: a reference; familiar names are completed
         :param config: its platform and diff ids are ignored
         :param platform: this machine's by default
-        :raises InvalidArgument: malformed name, or no tar; nothing is kept
+        :raises InvalidArgument: malformed name, user or signal, or no tar; nothing is kept
         """
         reference = parse_reference(name)
         if reference.digest:
@@ -59,6 +61,10 @@ class Builder:
                 f"an image cannot be built under the digest in {name!r}: it is not known before",
                 reason="MALFORMED_REFERENCE",
             )
+        if config.stop_signal:
+            parse_signal(config.stop_signal)
+        if config.user:
+            check_user(config.user)
         want = platforms.normalize(platform) if platform else platforms.current()
         async with self._leases.hold(scope) as held:
             layer, diff_id = await self._layer(held, stream)

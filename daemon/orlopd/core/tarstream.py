@@ -140,7 +140,7 @@ class TarReader:
                 if self._count:
                     return None
                 raise malformed("it is empty")
-            block = await self._take(BLOCK)
+            block = await self._take(BLOCK, header=not self._count)
             if any(block):
                 _check(block)
                 self.raw += block
@@ -156,9 +156,12 @@ class TarReader:
         self.raw += data
         return data[:size]
 
-    async def _take(self, size: int) -> bytes:
+    async def _take(self, size: int, *, header: bool = False) -> bytes:
         while len(self._buffer) < size:
-            await self._fill()
+            if header and not await self._more():
+                raise malformed(f"it is not a tar archive, or truncated: it has {len(self._buffer)} bytes")
+            if not header:
+                await self._fill()
         piece = bytes(self._buffer[:size])
         del self._buffer[:size]
         return piece

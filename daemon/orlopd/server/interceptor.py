@@ -14,7 +14,7 @@ import grpc.aio
 from opentelemetry.trace import Span
 
 from orlopd.plugin.errors import OrlopError, Unavailable, Unimplemented
-from orlopd.services.errors import code_of, to_error, to_status
+from orlopd.services.errors import code_of, plainly, to_error, to_status
 from orlopd.services.scope import scope_of
 
 from .tracing import Tracer, finish
@@ -120,10 +120,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
             except asyncio.CancelledError as error:
                 if task is not None and not task.cancelling():
                     # Nobody cancelled this call: the handler has a bug, and its client would wait for ever.
-                    return await _abort(context, span, to_error(error, method))
+                    return await _abort(context, span, to_error(error, method), method)
                 if task is not None and endless and self._stopping:
                     task.uncancel()
-                    return await _abort(context, span, _stopping())
+                    return await _abort(context, span, _stopping(), method)
                 finish(span, grpc.StatusCode.CANCELLED)
                 raise
             except grpc.aio.AbortError:
@@ -135,7 +135,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                     finish(span, grpc.StatusCode.CANCELLED)
                     _log.debug("%s ended after its client had gone: %r", method, error)
                     raise asyncio.CancelledError from None
-                return await _abort(context, span, to_error(error, method))
+                return await _abort(context, span, to_error(error, method), method)
             finally:
                 if task is not None:
                     self._endless.discard(task)
@@ -158,8 +158,8 @@ def _stopping() -> OrlopError:
     return Unavailable("the daemon is stopping", reason="STOPPING", hint="Try again when it is back.")
 
 
-async def _abort(context: Any, span: Span, error: OrlopError) -> None:
-    status = to_status(error)
+async def _abort(context: Any, span: Span, error: OrlopError, method: str) -> None:
+    status = to_status(error if method.startswith(_CONTAINERD) else plainly(error))
     code = code_of(error)
     finish(span, code, status.message)
     await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))

@@ -61,6 +61,14 @@ def to_error(error: BaseException, method: str) -> OrlopError:
     return Internal(f"internal error (id {mark}, see the daemon's log)", resource=method)
 
 
+def plainly(error: OrlopError) -> OrlopError:
+    """The error as this house says it: without what messages have because containerd's own have it."""
+    message, hint = error.message.removesuffix(": " + error.code.lower().replace("_", " ")), error.hint
+    if error.reason == "SNAPSHOTTER_NOT_LOADED" and hint:
+        message, hint = hint, ""  # containerd's words say less than the hint
+    return type(error)(message, reason=error.reason, resource=error.resource, hint=hint)
+
+
 def code_of(error: OrlopError) -> grpc.StatusCode:
     """The gRPC status code of an error."""
     return _CODES[error.code]

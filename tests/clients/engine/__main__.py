@@ -38,6 +38,19 @@ class System(Base, system_pb2_grpc.SystemServiceServicer):
         answer.snapshots.add(snapshotter="vfs", usage=y.Usage(count=2, bytes=2048))
         return answer
 
+    async def ListUsage(
+        self, request: y.ListUsageRequest, context: Any
+    ) -> AsyncIterator[y.ListUsageResponse]:
+        for answer in list[y.ListUsageResponse]():
+            yield answer
+
+    async def Why(self, request: y.WhyRequest, context: Any) -> y.WhyResponse:
+        return y.WhyResponse()
+
+    async def Check(self, request: y.CheckRequest, context: Any) -> AsyncIterator[y.CheckResponse]:
+        for answer in list[y.CheckResponse]():
+            yield answer
+
     async def Prune(self, request: y.PruneRequest, context: Any) -> y.PruneResponse:
         answer = y.PruneResponse(reclaimed=4096)
         if request.containers:

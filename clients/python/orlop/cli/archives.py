@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ async def import_(
     if file == "-" and sys.stdin.isatty():
         raise usage("an archive is expected on standard input, which is a terminal")
     descriptor = STDIN if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise Failure(f"{file}: is a directory, not an archive")
     found = await client.images.import_(
         chunks(descriptor), name=name, snapshotter=snapshotter, unpack=not no_unpack
     )
@@ -88,7 +91,10 @@ def replacing(target: Path) -> Iterator[int]:
             os.close(descriptor)
         return
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise Failure(f"{target}: {error.strerror}") from None
     try:
         try:
             yield descriptor

@@ -21,6 +21,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE)
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 SCRATCH = "scratch"
+MOUNT_FLAGS = frozenset(
+    (
+        *("ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync"),
+        *("atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime"),
+        *("strictatime", "nostrictatime", "mand", "nomand"),
+    )
+)
+BIND_OPTIONS = MOUNT_FLAGS | {
+    *("bind", "rbind", "private", "rprivate", "shared", "rshared", "slave", "rslave"),
+    *("unbindable", "runbindable"),
+}
+TMPFS_VALUES = frozenset(["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge", "mpol"])
 
 
 class Bytes(click.ParamType):
@@ -88,6 +100,10 @@ class Volume(click.ParamType):
         if not target.startswith("/"):
             self.fail(f"the path inside, {target!r}, is not absolute", param, ctx)
         options = [flag for flag in flags.split(",") if flag]
+        for option in options:
+            if option not in BIND_OPTIONS:
+                known = "ro, rw, rshared, noexec, nosuid and nodev are some"
+                self.fail(f"{option!r} is no option of a volume: {known}", param, ctx)
         return Mount(
             target=target,
             source=str(Path(source).absolute()),
@@ -108,6 +124,11 @@ class Tmpfs(click.ParamType):
         if not target.startswith("/"):
             self.fail(f"the path inside, {target!r}, is not absolute", param, ctx)
         options = [flag for flag in flags.split(",") if flag]
+        for option in options:
+            key, _, argument = option.partition("=")
+            if option not in MOUNT_FLAGS and not (key in TMPFS_VALUES and argument):
+                say = f"size={option}" if SIZE.fullmatch(option) else "size=64m or mode=1777, for example"
+                self.fail(f"{option!r} is no option of a tmpfs: write {say}", param, ctx)
         return Mount(
             target=target,
             type=MountType.TMPFS,
@@ -203,6 +224,8 @@ def wish(
     image, args = "", words
     if rootfs and bundle:
         raise usage("--rootfs and --bundle exclude each other")
+    if bundle and words:
+        raise usage(f"the bundle's config.json says what to run: {words[0]!r} would have no effect")
     if not rootfs and not bundle:
         if not words:
             raise usage("say what to run: an image, --rootfs DIR, --rootfs scratch or --bundle DIR")

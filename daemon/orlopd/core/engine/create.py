@@ -17,6 +17,7 @@ from orlopd.core.identifiers import check_identifier, check_labels
 from orlopd.core.manifests import ImageConfig
 from orlopd.core.oci import BuildOptions, Network, Rootfs, Spec, build_spec, inherited_labels
 from orlopd.core.oci.image import NO_IMAGE
+from orlopd.core.oci.rootfs import check_absolute
 from orlopd.core.scope import Scope
 from orlopd.core.signals import parse_signal
 from orlopd.plugin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -205,8 +206,16 @@ def _check(spec: ContainerSpec) -> None:
         parse_signal(spec.stop_signal)
     if spec.source.kind is not SourceKind.SCRATCH and not spec.source.value:
         raise InvalidArgument(f"the container's {spec.source.kind.value} is not named")
-    if spec.source.kind is SourceKind.BUNDLE and not spec.source.value.startswith("/"):
-        raise InvalidArgument(f"bundle {spec.source.value!r} is not an absolute path")
+    if spec.source.kind is SourceKind.BUNDLE:
+        if not spec.source.value.startswith("/"):
+            raise InvalidArgument(f"bundle {spec.source.value!r} is not an absolute path")
+        if spec.args or spec.entrypoint:
+            raise InvalidArgument(
+                "the bundle's config.json says what to run: args and entrypoint would have no effect",
+                reason="BUNDLE_HAS_COMMAND",
+            )
+    elif spec.working_dir:
+        check_absolute(spec.working_dir)
 
 
 def _directory(value: str) -> str:

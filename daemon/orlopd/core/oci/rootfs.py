@@ -123,6 +123,18 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
+def check_absolute(path: str) -> str:
+    """A working directory that somebody asks for. An image's own may be relative: to the root, as elsewhere.
+
+    :raises InvalidArgument: it is not absolute
+    """
+    if not path.startswith("/"):
+        raise InvalidArgument(
+            f"working directory {path[:200]!r} is not an absolute path", reason="RELATIVE_PATH"
+        )
+    return path
+
+
 def check_directory(path: str, rootfs: Rootfs | None = None) -> str:
     """A working directory, normal and absolute; one that lies under a process's /proc is refused.
 

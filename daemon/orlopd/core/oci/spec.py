@@ -15,7 +15,7 @@ from orlopd.plugin.errors import InvalidArgument, NotFound
 from .capabilities import adjust_capabilities
 from .defaults import MASKED_PATHS, READONLY_PATHS, default_mounts, default_rlimits, device_rules
 from .image import DEFAULT_PATH, NO_IMAGE, merge_args, merge_env, usable_env
-from .rootfs import Rootfs, check_directory
+from .rootfs import Rootfs, check_absolute, check_directory
 from .seccomp import default_profile
 from .types import (
     OCI_VERSION,
@@ -150,7 +150,7 @@ def build_process(
         process["user"] = _user(who)
         inherited = merge_env(usable_env(inherited), [f"HOME={_home(who)}"])
     process["env"] = merge_env(usable_env(inherited), env)
-    process["cwd"] = check_directory(working_dir or base["cwd"], rootfs)
+    process["cwd"] = check_directory(check_absolute(working_dir) if working_dir else base["cwd"], rootfs)
     process["terminal"] = terminal
     return process
 

@@ -38,6 +38,20 @@ class _Entry:
     home: str
 
 
+def check_user(wanted: str) -> None:
+    """:raises InvalidArgument: malformed or out of range, whatever the root filesystem holds"""
+    for part in _parts(wanted):
+        if part:
+            _id(part, wanted)
+
+
+def _parts(wanted: str) -> tuple[str, str]:
+    user, colon, group = (wanted or "0").partition(":")
+    if not user or (colon and not group):
+        raise InvalidArgument(f"malformed user {wanted!r}: want user, uid, user:group or uid:gid")
+    return user, group
+
+
 def resolve_user(wanted: str, rootfs: Rootfs | None) -> User:
     """Look a user up as Docker and containerd do.
 
@@ -46,9 +60,7 @@ def resolve_user(wanted: str, rootfs: Rootfs | None) -> User:
     :raises InvalidArgument: malformed, out of range, or a name that is not there
     :raises ResourceExhausted: /etc/passwd or /etc/group is absurdly long
     """
-    user, colon, group = (wanted or "0").partition(":")
-    if not user or (colon and not group):
-        raise InvalidArgument(f"malformed user {wanted!r}: want user, uid, user:group or uid:gid")
+    user, group = _parts(wanted)
     number = _id(user, wanted)
     found = next((entry for entry in _passwd(rootfs) if number in (entry.uid, None) and
                   (number is not None or entry.name == user)), None)  # fmt: skip
