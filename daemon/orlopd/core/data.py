@@ -84,11 +84,13 @@ class DataRemover:
 
         async def ingests() -> None:
             nonlocal deleted
-            deleted += await self._remove_ingests()
+            count = await self._remove_ingests()
+            deleted += count  # read after the wait: the others count as well
 
         async def snapshots(name: str, snapshotter: Snapshotter) -> None:
             nonlocal deleted
-            deleted += await self._remove_snapshots(name, snapshotter)
+            count = await self._remove_snapshots(name, snapshotter)
+            deleted += count
 
         async with anyio.create_task_group() as group:
             group.start_soon(blobs)
