@@ -1,4 +1,4 @@
-"""The walk through random interleavings takes minutes: script/prove takes it, script/test only what it found."""
+"""The random walk takes minutes: script/prove takes it, script/test only what it found."""
 
 from __future__ import annotations
 
