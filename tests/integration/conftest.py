@@ -40,7 +40,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Generator[None]:
         return
     request.getfixturevalue("image")
     daemon: Daemon = request.getfixturevalue("daemon")
-    watch = Leftovers(str(daemon.folder), daemon.namespace)
+    watch = Leftovers(str(daemon.folder), daemon.namespace, descriptors=False)
     yield
     watch.check()
 
