@@ -164,6 +164,15 @@ def test_the_probe_passes_here(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_probe_removes_what_one_left_that_was_killed(tmp_path: Path) -> None:
+    point = tmp_path / "probe-0a1b2c3d" / "orlop-mount-1" / "root"
+    point.mkdir(parents=True)
+    mount(Mount("tmpfs", "tmpfs"), point)
+    (point / "file").touch()
+    probe.probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_probe_names_a_filesystem_that_cannot_be_an_upper_one(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     parts = [inner / name for name in ("lower", "upper", "work")]

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from orlopd.plugin.errors import OrlopError, Skip
 from orlopd.plugin.files import remove_tree
-from orlopd.plugin.mount import escape_option, mounted
+from orlopd.plugin.mount import escape_option, mounted, unmount
 from orlopd.plugin.values import Mount
 
 
@@ -42,6 +43,7 @@ def probe(root: Path) -> None:
 
     :raises Skip: it does not work, and why
     """
+    _remove_stale(root)
     scratch = root / f"probe-{os.urandom(4).hex()}"
     lower, upper, work = (scratch / name for name in ("lower", "upper", "work"))
     for path in (scratch, lower, upper, work):
@@ -72,6 +74,14 @@ def probe(root: Path) -> None:
         ) from error
     finally:
         remove_tree(scratch)
+
+
+def _remove_stale(root: Path) -> None:
+    """Remove what a probe left that died with its process."""
+    for stale in root.glob("probe-*"):
+        with contextlib.suppress(OrlopError, OSError):
+            unmount(stale, detach=True)
+            remove_tree(stale)
 
 
 def filesystem(path: Path) -> str:
