@@ -105,6 +105,19 @@ async def test_writing_to_a_session_that_has_ended(client: orlop.Client) -> None
             await session.write(b"too late")
 
 
+async def test_a_write_that_comes_too_late_costs_neither_output_nor_exit(client: orlop.Client) -> None:
+    for _ in range(10):
+        async with client.containers.run(spec("burst", stdin=True)) as session:
+            await session.ready()
+            with pytest.raises(errors.SessionClosed):
+                for _ in range(1000):
+                    await session.write(b"more" * 5000)
+            received = sum([len(piece.data) async for piece in session])
+        assert received == 40_000
+        assert session.exit is not None
+        assert session.exit.code == 6
+
+
 async def test_readers_and_writers_in_tasks_of_their_own(client: orlop.Client) -> None:
     received = 0
     async with client.containers.run(spec("cat", stdin=True)) as session, anyio.create_task_group() as tasks:

@@ -94,19 +94,23 @@ class Session:
             raise RuntimeError("enter the session first: async with ... as session")
         while not self._ended:
             try:
-                message = await self._call.read()
+                # Not read(): a write that comes too late marks the call as failed, after which read() keeps
+                # back what has arrived, the exit at its end.
+                message = await anext(aiter(self._call))
+            except StopAsyncIteration:
+                self._ended = True
+                await self._check()
+                return None
             except grpc.aio.AioRpcError as error:
                 self._ended = True
+                if self.exit is not None or self.detached:
+                    return None
                 raise self._connection.error(error) from None
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if self._ended and task is not None and not task.cancelling():
                     return None  # cancel() ended the call, nobody cancelled this task
                 raise
-            if message is grpc.aio.EOF:
-                self._ended = True
-                await self._check()
-                return None
             event = _convert.session_event(message)
             if event is not None:
                 self._note(event)

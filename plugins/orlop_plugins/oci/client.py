@@ -98,16 +98,30 @@ async def attached(
         try:
             async with _scoped():
                 await call.write(api.AttachRequest(options=options))
-                first = await call.read()
-                if first is grpc.aio.EOF:
-                    raise _failure(await call.code(), await call.details(), await call.trailing_metadata())
-        except asyncio.InvalidStateError as error:
-            raise _failure(await call.code(), await call.details(), await call.trailing_metadata()) from error
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from error
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            pass  # it is over already: reading says how
+        first = await _next(call)
         yield _Attachment(call, first.attached.terminal, stdin)
     finally:
         call.cancel()
+
+
+async def _next(call: Any) -> Any:
+    """The next response of an attachment.
+
+    Iterated and not ``read()``: a write that comes too late marks the call as failed, after which ``read()``
+    keeps back what has arrived, the exit of the process at its end.
+
+    :raises OrlopError: there is none, and why
+    """
+    try:
+        async with _scoped():
+            return await anext(aiter(call))
+    except StopAsyncIteration:
+        code, details = await call.code(), await call.details()
+        raise _failure(code, details, await call.trailing_metadata()) from None
+    except grpc.aio.AioRpcError as error:
+        raise error_of(error) from error
 
 
 def _failure(code: grpc.StatusCode, details: str | None, trailing: Any) -> OrlopError:
@@ -151,15 +165,7 @@ class _Attachment:
 
     async def output(self) -> AsyncIterator[Output | Exit | Detached]:
         while True:
-            try:
-                async with _scoped():
-                    response = await self._call.read()
-            except grpc.aio.AioRpcError as error:
-                raise error_of(error) from error
-            if response is grpc.aio.EOF:
-                code = await self._call.code()
-                raise _failure(code, await self._call.details(), await self._call.trailing_metadata())
-            item = _item(response.output)
+            item = _item((await _next(self._call)).output)
             yield item
             if not isinstance(item, Output):
                 return

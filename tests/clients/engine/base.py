@@ -120,7 +120,16 @@ async def flood(p: Process) -> None:
             await asyncio.sleep(0.001)
 
 
+async def burst(p: Process) -> None:
+    """End as soon as something comes in, with more to read than a client takes at once."""
+    await p.told.get()
+    for _ in range(40):
+        p.say(b"x" * 1000)
+    p.end(6)
+
+
 PROGRAMS = {
+    "burst": burst,
     "echo": echo,
     "exit": exits,
     "cat": cat,
