@@ -21,7 +21,7 @@ from orlopd.plugin.errors import (
     ResourceExhausted,
     Unimplemented,
 )
-from orlopd.plugin.values import SnapshotInfo, SnapshotKind
+from orlopd.plugin.values import NO_LABELS, Labels, SnapshotInfo, SnapshotKind
 from tests.support.store import NS, World, keys
 
 OTHER = Scope("other")
@@ -121,8 +121,47 @@ async def test_a_parent_must_be_there_and_committed(mem: NamespacedSnapshotter) 
     with pytest.raises(FailedPrecondition, match="not active"):
         await mem.commit(NS, "seen", "look")
     await mem.prepare(NS, "other", "")
-    with pytest.raises(Unimplemented):
-        await mem.commit(NS, "moved", "other", parent="base")
+    for parent, error in (("gone", NotFound), ("look", FailedPrecondition), ("base", Unimplemented)):
+        with pytest.raises(error):
+            await mem.commit(NS, "moved", "other", parent=parent)
+    assert not mem.rebases
+
+
+async def test_a_parent_may_come_at_commit(
+    mem: NamespacedSnapshotter, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onto: list[str] = []
+
+    async def commit_onto(name: str, key: str, parent: str, labels: Labels = NO_LABELS) -> None:
+        onto.append(parent)
+        await world.snapshotter.commit(name, key, labels)
+
+    monkeypatch.setattr(world.snapshotter, "rebases", True, raising=False)
+    monkeypatch.setattr(world.snapshotter, "commit_onto", commit_onto, raising=False)
+    assert mem.rebases
+    await mem.prepare(NS, "upper", "")
+    await mem.prepare(NS, "lower", "")
+    await mem.commit(NS, "base", "lower")
+    (backend_base,) = world.snapshotter.snapshots.keys() - {
+        key for key in world.snapshotter.snapshots if key.endswith("/upper")
+    }
+    # Refused by the backend: nothing is changed, and the parent can go.
+    world.snapshotter.fail["commit"] = ResourceExhausted("the disk is full")
+    with pytest.raises(ResourceExhausted):
+        await mem.commit(NS, "moved", "upper", parent="base")
+    world.snapshotter.fail.clear()
+    assert (await mem.stat(NS, "upper")).parent == ""
+    await mem.commit(NS, "moved", "upper", {"containerd.io/gc.root": "x"}, parent="base")
+    assert onto == [backend_base] * 2
+    assert (await mem.stat(NS, "moved")).parent == "base"
+    await store.gc.collect()
+    assert (await mem.stat(NS, "base")).kind is SnapshotKind.COMMITTED
+    with pytest.raises(FailedPrecondition):
+        await mem.remove(NS, "base")
+    await mem.prepare(NS, "box", "moved")
+    with pytest.raises(InvalidArgument, match="change parent"):
+        await mem.commit(NS, "again", "box", parent="base")
+    await mem.commit(NS, "again", "box", parent="moved")
 
 
 async def test_a_parent_removed_meanwhile_is_missed(

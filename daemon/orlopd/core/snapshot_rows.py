@@ -123,8 +123,13 @@ def _delete(conn: Connection, row: Row) -> None:
     graph.drop(conn, row.namespace, graph.snapshot_node(row.snapshotter, row.key))
 
 
-def begin_commit(conn: Connection, row: Row, name: str, backend_name: str, labels: Labels) -> None:
-    """Note that a commit begins."""
+def begin_commit(
+    conn: Connection, row: Row, name: str, parent: str, backend_name: str, labels: Labels
+) -> None:
+    """Note that a commit begins. ``parent`` is the one that the committed snapshot will have."""
+    if parent != row.parent:
+        # From now on the active one keeps it from being collected.
+        _put_graph(conn, dataclasses.replace(row, parent=parent))
     insert(
         conn,
         "snapshot_commits",
@@ -133,7 +138,7 @@ def begin_commit(conn: Connection, row: Row, name: str, backend_name: str, label
             "snapshotter": row.snapshotter,
             "name": name,
             "key": row.key,
-            "parent": row.parent,
+            "parent": parent,
             "backend_name": backend_name,
             "labels": dump_labels(labels),
         },
@@ -148,6 +153,14 @@ def end_commit(conn: Connection, namespace: str, snapshotter: str, name: str) ->
         (namespace, snapshotter, name),
     ).fetchone()
     return None if row is None else _commit(row)
+
+
+def undo_commit(conn: Connection, namespace: str, snapshotter: str, name: str) -> None:
+    """Strike off the note of a commit that did not happen."""
+    commit = end_commit(conn, namespace, snapshotter, name)
+    active = None if commit is None else find(conn, namespace, snapshotter, commit.key)
+    if active is not None:
+        _put_graph(conn, active)
 
 
 def commits(conn: Connection, snapshotter: str) -> list[Commit]:

@@ -19,7 +19,7 @@ from orlopd.plugin.errors import (
     OrlopError,
     Unimplemented,
 )
-from orlopd.plugin.snapshots import Snapshotter
+from orlopd.plugin.snapshots import RebasingSnapshotter, Snapshotter, rebases
 from orlopd.plugin.values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage, now
 
 from . import graph, leases
@@ -212,9 +212,7 @@ class NamespacedSnapshotter:
         if not parent:
             return ""
         if found is None:
-            raise NotFound(
-                f"parent snapshot {parent} does not exist: not found", resource=f"snapshot {parent}"
-            )
+            raise _no_parent(parent)
         if found.kind is not SnapshotKind.COMMITTED:
             raise InvalidArgument(
                 f"parent snapshot {parent} is not committed: invalid argument",
@@ -271,27 +269,34 @@ class NamespacedSnapshotter:
     ) -> None:
         """Turn the active snapshot ``key`` into the committed one ``name``; ``key`` is gone then.
 
-        :param parent: a new parent; only the one it has is supported
+        :param parent: a parent for a snapshot that was prepared without one, if :attr:`rebases`
         :raises AlreadyExists: ``name`` names a snapshot
-        :raises NotFound: ``key`` names none, or the scope's lease does not exist
-        :raises FailedPrecondition: ``key`` is not active
+        :raises NotFound: ``key`` or ``parent`` names none, or the scope's lease does not exist
+        :raises FailedPrecondition: ``key`` is not active, or ``parent`` not committed
+        :raises InvalidArgument: ``key`` has another parent
+        :raises Unimplemented: it would get a parent, and the snapshotter cannot do that
         :raises ResourceExhausted: the disk is full; what the backend has done by then is not undone, so that
             doing it again may find ``name`` there
         """
         check_name(name, "snapshot name")
         check_labels(labels, "info.Labels")
         labels = load_labels(dump_labels(labels))
-        async with self._locks.hold(_lock(scope, name), _lock(scope, key)):
+        keys = [_lock(scope, each) for each in (name, key, parent) if each]
+        async with self._locks.hold(*keys):
             backend_name = f"{scope.namespace}/{await self._db.next_id()}/{name}"
             # Not to be cancelled between the backend's half and the metadata's.
             with shielded():
-                row = await self._db.write(
+                begun = await self._db.write(
                     lambda conn: self._begin_commit(conn, scope, name, key, parent, backend_name, labels)
                 )
-                if row is None:
+                if begun is None:
                     raise _exists(f"snapshot {quoted(name)}")
+                row, onto = begun
                 try:
-                    await self._backend.commit(backend_name, row.backend_key, _inherited(labels))
+                    if onto:
+                        await self._commit_onto(backend_name, row.backend_key, onto, _inherited(labels))
+                    else:
+                        await self._backend.commit(backend_name, row.backend_key, _inherited(labels))
                 except BaseException:
                     with suppress(OrlopError):
                         await self._settle(lambda conn: self._undo_commit(conn, scope, name))
@@ -299,6 +304,17 @@ class NamespacedSnapshotter:
                 await self._settle(lambda conn: self._finish_commit(conn, scope, name))
         fields = {"key": key, "name": name, "snapshotter": self.name}
         await self._events.emit(scope, "/snapshot/commit", "containerd.events.SnapshotCommit", fields)
+
+    @property
+    def rebases(self) -> bool:
+        """Whether a snapshot prepared without a parent may get one at commit."""
+        return rebases(self._backend)
+
+    async def _commit_onto(self, name: str, key: str, parent: str, labels: Labels) -> None:
+        backend = self._backend
+        if not isinstance(backend, RebasingSnapshotter):
+            raise Unimplemented(f"snapshotter {self.name} cannot change a snapshot's parent: not implemented")
+        await backend.commit_onto(name, key, parent, labels)
 
     async def _settle(self, change: Callable[[Connection], None]) -> None:
         """Write what follows from what the backend did; later at the latest if that does not work now.
@@ -320,7 +336,8 @@ class NamespacedSnapshotter:
         parent: str,
         backend_name: str,
         labels: Labels,
-    ) -> rows.Row | None:
+    ) -> tuple[rows.Row, str] | None:
+        """Note the commit; the active snapshot, and the backend's key of the parent that it gets."""
         leases.hold(conn, scope, self._type, name)
         if rows.find(conn, scope.namespace, self.name, name) is not None:
             # Told, not raised: the lease on what is there must survive the transaction.
@@ -330,10 +347,27 @@ class NamespacedSnapshotter:
             raise FailedPrecondition(
                 f"snapshot {key} is not active: failed precondition", resource=f"snapshot {key}"
             )
+        onto = ""
         if parent and parent != row.parent:
-            raise Unimplemented(f"cannot commit snapshot {key} on another parent: not implemented")
-        rows.begin_commit(conn, row, name, backend_name, labels)
-        return row
+            onto = self._find_new_parent(conn, row, parent)
+        rows.begin_commit(conn, row, name, parent or row.parent, backend_name, labels)
+        return row, onto
+
+    def _find_new_parent(self, conn: Connection, row: rows.Row, parent: str) -> str:
+        if row.parent:
+            raise InvalidArgument(
+                f"cannot change parent of active snapshot {quoted(row.key)} on commit: invalid argument",
+                resource=f"snapshot {row.key}",
+            )
+        found = rows.find(conn, row.namespace, self.name, parent)
+        if found is None:
+            raise _no_parent(parent)
+        if found.kind is not SnapshotKind.COMMITTED:
+            raise FailedPrecondition(
+                f"parent snapshot {parent} is not committed: failed precondition",
+                resource=f"snapshot {parent}",
+            )
+        return found.backend_key
 
     def _finish_commit(self, conn: Connection, scope: Scope, name: str) -> None:
         commit = rows.end_commit(conn, scope.namespace, self.name, name)
@@ -342,7 +376,7 @@ class NamespacedSnapshotter:
             leases.let_go(conn, scope, self._type, commit.key)
 
     def _undo_commit(self, conn: Connection, scope: Scope, name: str) -> None:
-        rows.end_commit(conn, scope.namespace, self.name, name)
+        rows.undo_commit(conn, scope.namespace, self.name, name)
         leases.let_go(conn, scope, self._type, name)
 
     async def remove(self, scope: Scope, key: str) -> None:
@@ -394,7 +428,7 @@ class NamespacedSnapshotter:
                 if happened:
                     self._finish_commit(conn, Scope(commit.namespace), commit.name)
                 else:
-                    rows.end_commit(conn, commit.namespace, self.name, commit.name)
+                    rows.undo_commit(conn, commit.namespace, self.name, commit.name)
 
             await self._db.write(settle)
 
@@ -404,6 +438,10 @@ class NamespacedSnapshotter:
 
 def _lock(scope: Scope, key: str) -> str:
     return f"{scope.namespace}/{key}"
+
+
+def _no_parent(key: str) -> NotFound:
+    return NotFound(f"parent snapshot {key} does not exist: not found", resource=f"snapshot {key}")
 
 
 def _exists(what: str) -> AlreadyExists:

@@ -25,7 +25,7 @@ from .errors import (
 from .files import disk_full, disk_is_full
 from .values import Labels, SnapshotInfo, SnapshotKind, Usage
 
-_VERSION = 1
+_VERSION = 2
 _PAGE = 500
 _SCHEMA = """
 CREATE TABLE snapshots (
@@ -41,8 +41,18 @@ CREATE TABLE snapshots (
 ) STRICT;
 CREATE INDEX snapshots_by_parent ON snapshots (parent);
 """
+_UPGRADES = (
+    _SCHEMA,
+    # 2: a parent that came at commit may have the higher id, but never the higher rank.
+    """
+ALTER TABLE snapshots ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
+UPDATE snapshots SET rank = id;
+CREATE INDEX snapshots_by_rank ON snapshots (rank);
+""",
+)
+_NEXT_RANK = "(SELECT COALESCE(MAX(rank), 0) + 1 FROM snapshots)"
 _ROWS = """
-SELECT s.id, s.key, s.parent, p.key, s.kind, s.labels, s.created, s.updated, s.inodes, s.size
+SELECT s.id, s.key, s.parent, p.key, s.kind, s.labels, s.created, s.updated, s.inodes, s.size, s.rank
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
 """
 _CHAIN = """
@@ -67,6 +77,7 @@ class Row:
     created: int
     updated: int
     usage: Usage | None
+    rank: int
 
     def info(self) -> SnapshotInfo:
         """As the contract has it."""
@@ -90,10 +101,11 @@ def _now() -> int:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    number, key, parent_id, parent, kind, labels, created, updated, inodes, size = values
+    number, key, parent_id, parent, kind, labels, created, updated, inodes, size, rank = values
     usage = None if inodes is None else Usage(inodes, size)
     return Row(
-        number, key, parent_id, parent or "", SnapshotKind(kind), json.loads(labels), created, updated, usage
+        *(number, key, parent_id, parent or "", SnapshotKind(kind), json.loads(labels)),
+        *(created, updated, usage, rank),
     )
 
 
@@ -124,7 +136,8 @@ class SnapshotDatabase:
                 hint="a newer version wrote it; use that one",
             )
         if version < _VERSION:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+            steps = "".join(_UPGRADES[version:])
+            self._connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {_VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Close the database."""
@@ -173,10 +186,9 @@ class SnapshotDatabase:
         return _row(rows[0])
 
     def page(self, after: int) -> list[Row]:
-        """Some rows with ids above ``after``, by id: a parent is always older than its children."""
-        return [
-            _row(values) for values in self._all(_ROWS + "WHERE s.id > ? ORDER BY s.id LIMIT ?", after, _PAGE)
-        ]
+        """Some rows with ranks above ``after``, by rank: a parent's is always below its children's."""
+        found = self._all(_ROWS + "WHERE s.rank > ? ORDER BY s.rank LIMIT ?", after, _PAGE)
+        return [_row(values) for values in found]
 
     def chain(self, id: int | None) -> list[int]:
         """``id``, its parent, its parent's parent, …"""
@@ -194,8 +206,8 @@ class SnapshotDatabase:
         try:
             with self._transaction() as change:
                 change.execute(
-                    "INSERT INTO snapshots (id, key, parent, kind, labels, created, updated)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO snapshots (id, key, parent, kind, labels, created, updated, rank)"
+                    f" VALUES (?, ?, ?, ?, ?, ?, ?, {_NEXT_RANK})",
                     values,
                 )
         except sqlite3.IntegrityError as error:
@@ -209,24 +221,28 @@ class SnapshotDatabase:
             )
         return self.get(key)
 
-    def commit(self, id: int, key: str, name: str, labels: Labels, usage: Usage) -> None:
-        """:raises AlreadyExists: ``name`` is taken
+    def commit(self, row: Row, name: str, labels: Labels, usage: Usage, parent: int | None) -> None:
+        """
+        :param parent: the new parent, where it gets one
+        :raises AlreadyExists: ``name`` is taken
         :raises NotFound: the active snapshot is gone"""
         now = _now()
+        moved = "" if parent is None else f", parent = ?, rank = {_NEXT_RANK}"
         try:
             with self._transaction() as change:
                 done = change.execute(
                     "UPDATE snapshots SET key = ?, kind = ?, labels = ?, created = ?, updated = ?,"
-                    " inodes = ?, size = ? WHERE id = ? AND key = ? AND kind = ?",
+                    f" inodes = ?, size = ?{moved} WHERE id = ? AND key = ? AND kind = ?",
                     (
                         *(name, SnapshotKind.COMMITTED.value, _labels(labels), now, now),
-                        *(usage.inodes, usage.size, id, key, SnapshotKind.ACTIVE.value),
+                        *(usage.inodes, usage.size, *(() if parent is None else (parent,))),
+                        *(row.id, row.key, SnapshotKind.ACTIVE.value),
                     ),
                 )
         except sqlite3.IntegrityError as error:
             raise _taken(name) from error
         if done.rowcount != 1:
-            raise NotFound(f"snapshot {key!r} does not exist", resource=f"snapshot {key}")
+            raise NotFound(f"snapshot {row.key!r} does not exist", resource=f"snapshot {row.key}")
 
     def delete(self, row: Row) -> None:
         """:raises FailedPrecondition: it has children

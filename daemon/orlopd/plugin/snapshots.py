@@ -26,6 +26,11 @@ from typing import Protocol, runtime_checkable
 
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, Usage
 
+REBASE_LABEL = "containerd.io/snapshot/rebase"
+"""On prepare, without a parent and with any value: the snapshot will be committed onto a parent. A
+snapshotter that stacks overlays then says to mount an overlay with an upper directory and no lower one, which
+nobody mounts: a differ writes into the upper directory as :mod:`orlopd.plugin.rebase` has it."""
+
 
 class Snapshotter(Protocol):
     """Root filesystems by key."""
@@ -90,6 +95,37 @@ class Snapshotter(Protocol):
     async def cleanup(self) -> None:
         """Delete what earlier removals and crashes left behind."""
         ...
+
+
+@runtime_checkable
+class RebasingSnapshotter(Snapshotter, Protocol):
+    """A snapshotter whose snapshots may get their parent at commit, so that the layers of an image can be
+    unpacked side by side. Its provider names the capability :data:`REBASE`."""
+
+    @property
+    def rebases(self) -> bool:
+        """Whether this one does."""
+        ...
+
+    async def commit_onto(self, name: str, key: str, parent: str, labels: Labels = NO_LABELS) -> None:
+        """As commit, for a snapshot that was prepared without a parent: the committed one has ``parent``.
+
+        :raises AlreadyExists: ``name`` names a snapshot
+        :raises NotFound: ``key`` or ``parent`` names none
+        :raises FailedPrecondition: ``key`` is not active, or ``parent`` is not committed
+        :raises InvalidArgument: ``key`` has another parent
+        :raises Unimplemented: this snapshotter does not
+        """
+        ...
+
+
+REBASE = "rebase"
+"""containerd's word for it among a plugin's capabilities."""
+
+
+def rebases(snapshotter: Snapshotter) -> bool:
+    """Whether a snapshot may get its parent at commit."""
+    return isinstance(snapshotter, RebasingSnapshotter) and snapshotter.rebases
 
 
 @dataclass(frozen=True, slots=True)

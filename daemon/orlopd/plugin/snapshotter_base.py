@@ -35,7 +35,7 @@ import anyio
 import anyio.to_thread
 
 from ._snapshot_db import Row, SnapshotDatabase
-from .errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from .errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from .files import disk_usage, explain, remove_tree, sync_filesystem, sync_folder
 from .snapshots import SnapshotFault
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
@@ -65,10 +65,13 @@ class SnapshotterBase:
     """Base of snapshotters that keep a folder for each snapshot. Implements
     :class:`orlopd.plugin.snapshots.Snapshotter`.
 
-    The five methods to override run in threads, several at once; they may raise OSError.
+    The methods to override run in threads, several at once; they may raise OSError.
 
     :param root: the plugin's own folder (``context.root``)
     """
+
+    rebases = False
+    """Whether :meth:`rebase` is there, so that a snapshot may get its parent at commit."""
 
     def __init__(self, root: Path) -> None:
         self._folder = root / "snapshots"
@@ -110,6 +113,11 @@ class SnapshotterBase:
         What it writes below ``snapshot.path`` is made durable with all the rest.
         """
 
+    def rebase(self, snapshot: Snapshot) -> None:
+        """Called ahead of :meth:`seal` where a snapshot made without parents is committed onto
+        ``snapshot.parents``; only if :attr:`rebases`. It may be called again after a failure."""
+        raise NotImplementedError
+
     def drop(self, path: Path) -> None:
         """Delete a snapshot's folder and what belongs to it; a half-made one too."""
         remove_tree(path)
@@ -127,7 +135,7 @@ class SnapshotterBase:
         while rows := await self._run(functools.partial(self._db.page, last)):
             for row in rows:
                 yield row.info()
-            last = rows[-1].id
+            last = rows[-1].rank
 
     async def usage(self, key: str) -> Usage:
         def job() -> Usage:
@@ -160,7 +168,10 @@ class SnapshotterBase:
         return await self._run(lambda: self._create(SnapshotKind.VIEW, key, parent, labels))
 
     async def commit(self, name: str, key: str, labels: Labels = NO_LABELS) -> None:
-        await self._run(lambda: self._commit(name, key, labels))
+        await self._run(lambda: self._commit(name, key, "", labels))
+
+    async def commit_onto(self, name: str, key: str, parent: str, labels: Labels = NO_LABELS) -> None:
+        await self._run(lambda: self._commit(name, key, parent, labels))
 
     async def remove(self, key: str) -> None:
         await self._run(lambda: self._remove(key))
@@ -198,7 +209,7 @@ class SnapshotterBase:
                     for row in rows
                     if not self._path(row.id).is_dir()
                 ]
-                last = rows[-1].id
+                last = rows[-1].rank
             return found
 
         return await self._run(job)
@@ -265,7 +276,7 @@ class SnapshotterBase:
             )
         return row.id
 
-    def _commit(self, name: str, key: str, labels: Labels) -> None:
+    def _commit(self, name: str, key: str, parent: str, labels: Labels) -> None:
         if not name:
             raise InvalidArgument(f"committing snapshot {key!r} needs a name")
         row = self._db.get(key)
@@ -276,13 +287,42 @@ class SnapshotterBase:
             )
         if name != key:
             self._db.check_free(name)
+        if not parent or parent == row.parent:
+            self._freeze(row, name, labels, None)
+            return
+        if row.parent:
+            raise InvalidArgument(
+                f"cannot commit snapshot {key!r} onto {parent!r}: it was made on {row.parent!r}",
+                resource=f"snapshot {key}",
+            )
+        if not self.rebases:
+            raise Unimplemented(
+                f"cannot commit snapshot {key!r} onto {parent!r}: this snapshotter needs to know the parent "
+                "when it makes a snapshot",
+                hint=f"prepare it on {parent!r}",
+            )
+        with self._lock:
+            parent_id = self._parent(parent)
+            assert parent_id is not None
+            self._pinned[parent_id] += 1
+        try:
+            self._freeze(row, name, labels, parent_id)
+        finally:
+            with self._lock:
+                self._pinned[parent_id] -= 1
+
+    def _freeze(self, row: Row, name: str, labels: Labels, parent_id: int | None) -> None:
         snapshot = replace(self._snapshot(row), labels=labels)
-        with _explained(f"cannot commit snapshot {key!r}"):
+        with _explained(f"cannot commit snapshot {row.key!r}"):
+            if parent_id is not None:
+                parents = tuple(self._path(each) for each in self._db.chain(parent_id))
+                snapshot = replace(snapshot, parents=parents)
+                self.rebase(snapshot)
             self.seal(snapshot)
             usage = self.measure(snapshot)
             # Whoever filled it may have left it in memory; a committed snapshot is a promise.
             sync_filesystem(snapshot.path)
-        self._db.commit(row.id, key, name, labels, usage)
+        self._db.commit(row, name, labels, usage, parent_id)
 
     def _remove(self, key: str) -> None:
         with self._lock:

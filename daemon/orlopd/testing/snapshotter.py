@@ -13,9 +13,9 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from orlopd.plugin.errors import AlreadyExists, FailedPrecondition, NotFound
+from orlopd.plugin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from orlopd.plugin.mount import mounted
-from orlopd.plugin.snapshots import Snapshotter
+from orlopd.plugin.snapshots import RebasingSnapshotter, Snapshotter
 from orlopd.plugin.values import Mount, SnapshotKind
 
 from ._open import Factory, close_part, open_part, opened
@@ -344,6 +344,30 @@ class SnapshotterKit:
         await snapshotter.prepare("key", "one")
         await snapshotter.commit("two", "key")
         assert (await snapshotter.stat("two")).parent == "one"
+
+    async def test_a_parent_may_come_at_commit(self, snapshotter: Snapshotter) -> None:
+        top = await snapshotter.prepare("top", "")
+        base = await self.layer(snapshotter, "", write({"a": "1", "d/x": "1"}), "base")
+        await inside(top, write({"b": "2", "d/y": "2"}))
+        if not isinstance(snapshotter, RebasingSnapshotter) or not snapshotter.rebases:
+            await snapshotter.commit("alone", "top")
+            return
+        for parent, error in (("missing", NotFound), ("top", FailedPrecondition)):
+            with pytest.raises(error):
+                await snapshotter.commit_onto("moved", "top", parent)
+        await snapshotter.commit_onto("moved", "top", base, {"k": "v"})
+        assert (await snapshotter.stat("moved")).parent == base
+        both = {"a": "1", "b": "2", "d": "/", "d/x": "1", "d/y": "2"}
+        assert await self.shown(snapshotter, "moved") == both
+        names = [info.name async for info in snapshotter.walk()]
+        assert names == [base, "moved"]
+        with pytest.raises(FailedPrecondition):
+            await snapshotter.remove(base)
+        other = await self.layer(snapshotter, "", write({}), "other")
+        await snapshotter.prepare("child", base)
+        with pytest.raises(InvalidArgument):
+            await snapshotter.commit_onto("again", "child", other)
+        await snapshotter.commit_onto("again", "child", base)
 
     async def test_a_parent_outlives_its_children(self, snapshotter: Snapshotter) -> None:
         base = await self.layer(snapshotter, "", write({"a": "1"}), "base")

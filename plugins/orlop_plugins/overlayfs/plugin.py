@@ -8,6 +8,7 @@ import anyio.to_thread
 from pydantic import Field
 
 from orlopd.plugin import Config, Context, Provider, Snapshotter, hookimpl
+from orlopd.plugin.snapshots import REBASE
 
 from .probe import overlay_options, probe
 from .snapshotter import OverlaySnapshotter
@@ -37,4 +38,4 @@ def _probe(context: Context) -> None:
 @hookimpl
 def orlop_snapshotters() -> Iterable[Provider[Snapshotter]]:
     """Offer overlayfs where the kernel and the root's filesystem can."""
-    yield Provider("overlayfs", open=_open, config=OverlayConfig, probe=_probe)
+    yield Provider("overlayfs", open=_open, config=OverlayConfig, probe=_probe, capabilities=(REBASE,))

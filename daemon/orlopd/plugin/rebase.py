@@ -1,0 +1,152 @@
+"""Putting a layer on others that were not there when it was unpacked.
+
+A differ that unpacks into a bare upper directory (an overlay mount without ``lowerdir=``, see
+:data:`orlopd.plugin.snapshots.REBASE_LABEL`) cannot know what lies below. It leaves every whiteout there is
+as overlay's mark, the mark :func:`opaque` on each directory that hides what is below it, the root included,
+and the mark :func:`implied` on each directory that the archive only implies. :func:`settle` makes of that
+what it would have been with the lower layers at hand.
+"""
+
+# Descriptors, and paths below open folders.
+# ruff: noqa: PTH101, PTH116
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from .files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Folder, openat2, scan
+
+_RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_OVERLAY = ("trusted.overlay.", "user.overlay.")
+
+
+def opaque(*, userxattr: bool = False) -> str:
+    """The attribute by which overlay hides what is below a directory; its value is ``y``."""
+    return ("user." if userxattr else "trusted.") + "overlay.opaque"
+
+
+def implied(*, userxattr: bool = False) -> str:
+    """The attribute that says of a directory: its owner, mode, time and attributes are those of the one
+    below, if there is one. Its value is ``y``."""
+    return ("user." if userxattr else "trusted.") + "orlop.implied"
+
+
+def settle(layer: Path, lowers: Sequence[Path], *, userxattr: bool = False) -> None:
+    """Fit an unpacked layer to the directories below it, topmost first: drop marks that hide nothing (overlay
+    would list them as files), carry out those on the root, which overlay does not look at, and give implied
+    directories their attributes.
+
+    :raises OSError: something could not be changed
+    """
+    _Settling(layer, lowers, userxattr).run()
+
+
+class _Settling:
+    def __init__(self, layer: Path, lowers: Sequence[Path], userxattr: bool) -> None:
+        self._root = Folder.open(layer)
+        self._lowers = [Folder.open(path) for path in lowers]
+        self._opaque = opaque(userxattr=userxattr)
+        self._implied = implied(userxattr=userxattr)
+        self._times: list[tuple[Folder, str, int]] = []
+
+    def run(self) -> None:
+        # A directory, below an open folder; its path from the top, which is what the lower layers know it
+        # by; and whether nothing shows through it from below.
+        pending: list[tuple[Folder, str, str, bool]] = [(self._root, "", "", False)]
+        while pending:
+            folder, path, whole, closed = pending.pop()
+            folder, path = folder.near(path)
+            here = _at(folder, path)
+            self._keep_time(folder, path, whole)
+            if not whole and _take(here, self._opaque):
+                self._hide_all()
+            closed = closed or (bool(whole) and _has(here, self._opaque))
+            for name, info in scan(folder, path):
+                inner, outer = (f"{path}/{name}" if path else name), (f"{whole}/{name}" if whole else name)
+                if stat.S_ISDIR(info.st_mode):
+                    pending.append((folder, inner, outer, closed))
+                elif _is_whiteout(info) and (closed or not self._below_has(outer)):
+                    os.unlink(inner, dir_fd=folder.fd)
+        # What was made and removed has changed the times of the directories it was in.
+        for folder, path, mtime in self._times:
+            os.utime(_at(folder, path), ns=(mtime, mtime))
+
+    def _keep_time(self, folder: Folder, path: str, whole: str) -> None:
+        here = _at(folder, path)
+        mtime = os.stat(here).st_mtime_ns
+        if _take(here, self._implied):
+            below = self._directory_below(whole)
+            if below is not None:
+                mtime = _copy_attributes(f"/proc/self/fd/{below.fd}", here)
+        self._times.append((folder, path, mtime))
+
+    def _hide_all(self) -> None:
+        own = dict(scan(self._root))
+        for name in sorted({name for folder in self._lowers for name, _ in scan(folder)}):
+            info = own.get(name)
+            if info is None:
+                os.mknod(name, stat.S_IFCHR, 0, dir_fd=self._root.fd)
+            elif stat.S_ISDIR(info.st_mode):
+                os.setxattr(_at(self._root, name), self._opaque, b"y", follow_symlinks=False)
+
+    def _below_has(self, path: str) -> bool:
+        for folder in self._lowers:
+            try:
+                os.close(openat2(folder.fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=_RESOLVE))
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    continue
+            return True
+        return False
+
+    def _directory_below(self, path: str) -> Folder | None:
+        for folder in self._lowers:
+            try:
+                return folder.below(path)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return None  # something else is there, which hides what is further down
+        return None
+
+
+def _at(folder: Folder, path: str) -> str:
+    return f"/proc/self/fd/{folder.fd}/{path}"
+
+
+def _is_whiteout(info: os.stat_result) -> bool:
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def _has(path: str, name: str) -> bool:
+    try:
+        return bool(os.getxattr(path, name, follow_symlinks=False))
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return False
+        raise
+
+
+def _take(path: str, name: str) -> bool:
+    """Remove an attribute, and say whether it was there."""
+    if not _has(path, name):
+        return False
+    os.removexattr(path, name, follow_symlinks=False)
+    return True
+
+
+def _copy_attributes(source: str, target: str) -> int:
+    info = os.stat(source)
+    os.chown(target, info.st_uid, info.st_gid)
+    os.chmod(target, stat.S_IMODE(info.st_mode))
+    for name in os.listxattr(source):
+        if not name.startswith(_OVERLAY):
+            with contextlib.suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))
+    return info.st_mtime_ns
