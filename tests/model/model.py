@@ -96,6 +96,11 @@ class Model:
 
     def collect(self) -> None:
         """Everything that no root reaches goes."""
+        self.sweep()
+        self.free()
+
+    def sweep(self) -> None:
+        """The first half of a collection: what is known."""
         for room in self.rooms.values():
             kept = marking.mark(room, self.snapshotter)
             for ref, row in list(room.ingests.items()):
@@ -110,6 +115,9 @@ class Model:
             ):
                 for key in [key for key in objects if (kind, key) not in kept]:
                     del objects[key]
+
+    def free(self) -> None:
+        """The other half: bytes that nobody knows any more."""
         for row in self._orphans:
             self._take(row)
         self._orphans.clear()
@@ -257,6 +265,8 @@ class Model:
         if expected:
             stream.expected = expected
             if expected in self._seen(stream.where).contents:
+                if lease := self._lease(stream.where):
+                    lease.resources.add(("content", expected))
                 if stream.ref in self._seen(stream.where).ingests:
                     self.abort(stream.where, stream.ref)
                 raise Refused("ALREADY_EXISTS")

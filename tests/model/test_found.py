@@ -135,3 +135,27 @@ async def test_a_time_in_lower_case_is_none(store: Store) -> None:
     await put_image(store, "image", await put(store, DATA), {"expire": "2020-01-01t00:00:00z"})
     await store.gc.collect()
     assert [image.name for image in await store.images.list(NS)] == ["image"]
+
+
+async def test_who_is_told_that_a_blob_is_there_can_rely_on_it(store: Store, world: World) -> None:
+    """Also where an open writer learns at its commit what it brings: the lease holds the blob from then on."""
+    lease = await store.leases.create(NS)
+    holder = Scope(NS.namespace, lease.id)
+    await put(store, DATA)
+    async with await store.content.ingest(holder, "ref") as ingest:
+        await ingest.write(DATA)
+        assert await store.content.find(holder, DIGEST)
+    await store.gc.collect()
+    assert world.blobs == {DIGEST}
+    assert Resource("content", DIGEST) in await store.leases.list_resources(NS, lease.id)
+    await store.leases.delete(NS, lease.id, sync=True)
+    with pytest.raises(NotFound, match="lease"):
+        await store.leases.list_resources(NS, lease.id)
+    assert world.blobs == set()
+
+
+async def test_a_lease_that_ended_is_told_of_before_the_blob(store: Store) -> None:
+    """Without it nothing would hold the blob that is there."""
+    await put(store, DATA)
+    with pytest.raises(NotFound, match="lease"):
+        await store.content.find(Scope(NS.namespace, "gone"), DIGEST)
