@@ -106,12 +106,15 @@ async def test_writing_to_a_session_that_has_ended(client: orlop.Client) -> None
 
 
 async def test_a_write_that_comes_too_late_costs_neither_output_nor_exit(client: orlop.Client) -> None:
+    async def chatter(session: orlop.Session) -> None:
+        while True:
+            await session.write(b"more" * 5000)
+
     for _ in range(10):
         async with client.containers.run(spec("burst", stdin=True)) as session:
             await session.ready()
             with pytest.raises(errors.SessionClosed):
-                for _ in range(1000):
-                    await session.write(b"more" * 5000)
+                await chatter(session)
             received = sum([len(piece.data) async for piece in session])
         assert received == 40_000
         assert session.exit is not None
@@ -281,7 +284,8 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert grpc_target("unix:///run/s") == "unix:/run/s"
     assert grpc_target("/run/s") == "unix:/run/s"
     assert grpc_target("tcp://host:1") == "host:1"
-    for bad in ("host", "unix://", "unix:///" + "x" * 108):
+    assert grpc_target("[::1]:80") == "[::1]:80"
+    for bad in ("host", "host:", ":1", "host:port", "http://host:1", "unix://", "unix:///" + "x" * 108):
         with pytest.raises(errors.InvalidArgument):
             grpc_target(bad)
     monkeypatch.delenv("ORLOP_ADDRESS", raising=False)

@@ -47,7 +47,8 @@ def test_a_line_can_be_edited_before_it_is_sent(shell: tuple[Terminal, str]) -> 
 
 def test_ctrl_c_goes_to_the_program_in_the_container(shell: tuple[Terminal, str]) -> None:
     terminal, _ = shell
-    terminal.type("sleep 1000; echo slept=$?")
+    terminal.type("echo going; sleep 1000; echo slept=$?")
+    terminal.wait_for("\ngoing\n")
     terminal.press("C-c")
     terminal.type("echo still $((20+3)) here")
     terminal.wait_for("still 23 here")
@@ -110,4 +111,14 @@ def test_ctrl_c_once_stops_a_container_without_a_terminal(
     terminal.wait_for("\nup\n")
     terminal.press("C-c")
     terminal.wait_for("host>", count=2, seconds=20)
+    assert name not in daemon.must(daemon.orlop("ps", "-a"))
+
+
+def test_a_container_in_a_pipeline_ends_when_nobody_reads_on(
+    daemon: Daemon, terminal: Terminal, image: str
+) -> None:
+    name = f"pipe-{secrets.token_hex(4)}"
+    terminal.type(f"orlop run --rm --name {name} {image} yes | head -n 1; echo codes=${{PIPESTATUS[*]}}")
+    terminal.wait_for("\ny\n")
+    terminal.wait_for("codes=141 0")
     assert name not in daemon.must(daemon.orlop("ps", "-a"))

@@ -66,16 +66,14 @@ def grpc_target(address: str) -> str:
     :raises InvalidArgument: it is no address, or a socket's path is longer than the kernel takes
     """
     path = socket_path(address)
-    if path is None:
-        if ":" not in address:
-            raise InvalidArgument(
-                f"malformed address {address!r}", hint="an address is unix:///PATH, or HOST:PORT"
-            )
-        return address.removeprefix("tcp://")
-    if not path or "\0" in path:
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    tcp = path is None and "/" not in host and bool(host and colon) and port.isdecimal()
+    if not tcp and (not path or "\0" in path):
         raise InvalidArgument(
             f"malformed address {address!r}", hint="an address is unix:///PATH, or HOST:PORT"
         )
+    if path is None:
+        return f"{host}:{port}"
     if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
         raise InvalidArgument(
             f"the path of the socket {path} has more than {LONGEST_SOCKET_PATH} bytes",

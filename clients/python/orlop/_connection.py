@@ -51,9 +51,8 @@ class Connection:
         # What the daemon says carries details; what gRPC says of the connection does not.
         said = any(key == DETAILS for key, _ in error.trailing_metadata() or ())
         if error.code() == grpc.StatusCode.UNAVAILABLE and not said:
-            lost = (
-                f"the connection to orlopd at {self.address} was lost: {error.details() or 'no reason given'}"
-            )
+            why = error.details() or "no reason given"
+            lost = f"there is no connection to orlopd at {self.address}: {why}"
             return diagnose(self.address) or CannotConnect(lost, reason="CONNECTION_LOST")
         return from_rpc(error)
 

@@ -115,14 +115,25 @@ class Interaction:
     """One session with a process that runs, held to its end."""
 
     def __init__(
-        self, session: Session, target: Target | None, streams: Streams, *, name: str, redraw: bool = False
+        self,
+        session: Session,
+        target: Target | None,
+        streams: Streams,
+        *,
+        name: str,
+        redraw: bool = False,
+        ends_with_reader: bool = False,
     ) -> None:
-        """Without a ``target`` signals end the session and reach nobody."""
+        """Without a ``target`` signals end the session and reach nobody.
+
+        :param ends_with_reader: the process ends when nobody reads its output any more, as in a pipeline
+        """
         self._session = session
         self._target = target
         self._streams = streams
         self._name = name
         self._redraw = redraw
+        self._ends_with_reader = ends_with_reader
         self._terminal = terminal.Terminal(STDIN)
         self._asked_to_stop = 0
         self._left: int | None = None
@@ -148,6 +159,8 @@ class Interaction:
                     await self._show_output()
                 except (OrlopError, OSError) as error:
                     failure = error
+                    if isinstance(error, BrokenPipeError) and self._ends_with_reader and self._target:
+                        await self._kill(self._target)
                 self._tasks.cancel_scope.cancel()
         return self._code(failure)
 

@@ -72,7 +72,11 @@ async def run(client: Client, *, detach: bool, detach_keys: str, **options: Any)
                 click.echo(identity)
                 return 0
             return await Interaction(
-                session, MainProcess(client, identity), connected, name=session.name or identity[:12]
+                session,
+                MainProcess(client, identity),
+                connected,
+                name=session.name or identity[:12],
+                ends_with_reader=True,
             ).run()
 
 
