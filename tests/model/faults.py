@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from orlopd.core import (
     content,
     data,
+    db,
     gc,
     graph,
     images,
     ingests,
     leases,
+    locks,
     namespaces,
     snapshot_rows,
     snapshotter,
@@ -294,6 +296,29 @@ def what_comes_again_is_appended() -> Swap:
         return None
 
     return ingests.NamespacedIngest, "truncate", truncate
+
+
+# --- Together ---------------------------------------------------------------------------------------
+
+
+@fault("create_lease", "together")
+def a_refused_change_among_several_is_not_undone() -> Swap:
+    def attempt(self: Any, writer: Any, change: Any) -> None:
+        try:
+            change.result = change.fn(writer)
+        except BaseException as error:
+            change.error = db._translate(self.path, error)
+
+    return db.Database, "_attempt", attempt
+
+
+@fault("create_lease", "together")
+def what_is_being_brought_in_is_not_locked() -> Swap:
+    @asynccontextmanager
+    async def hold(self: Any, *keys: str) -> AsyncGenerator[None]:
+        yield
+
+    return locks.KeyedLocks, "hold", hold
 
 
 # --- Objects -----------------------------------------------------------------------------------------

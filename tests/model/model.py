@@ -125,6 +125,41 @@ class Model:
         wanted |= {row.expected for room in self.rooms.values() for row in room.ingests.values()}
         self.disk = {digest: data for digest, data in self.disk.items() if digest in wanted}
 
+    def shape(self) -> object:
+        """Equal for models that cannot be told apart."""
+        rooms = [
+            (
+                name,
+                sorted(room.labels.items()),
+                sorted(
+                    (digest, size, sorted(labels.items())) for digest, (size, labels) in room.contents.items()
+                ),
+                sorted((ref, _row_shape(row)) for ref, row in room.ingests.items()),
+                sorted((name, repr(image)) for name, image in room.images.items()),
+                sorted(
+                    (name, sorted(each.labels.items()), sorted(each.resources))
+                    for name, each in room.leases.items()
+                ),
+                sorted((key, repr(snapshot)) for key, snapshot in room.snapshots.items()),
+                sorted((name, repr(container)) for name, container in room.containers.items()),
+            )
+            for name, room in sorted(self.rooms.items())
+        ]
+        return rooms, sorted(self.disk), sorted(map(_row_shape, self._orphans))
+
+    def stream_shape(self, stream: Stream) -> object:
+        """Equal for streams that cannot be told apart."""
+        row = _row_shape(stream.row)
+        return (
+            stream.offset,
+            stream.shared,
+            stream.gone_at,
+            stream.total,
+            stream.expected,
+            row,
+            self._has_row(stream),
+        )
+
     @property
     def ingest_count(self) -> int:
         """How many ingests have bytes, or a place for them, on the disk."""
@@ -540,6 +575,18 @@ def relabel(current: Labels, wanted: Labels, paths: Sequence[str]) -> Labels:
 def stream_digest(stream: Stream) -> str:
     """The digest that an answer of a Write shows."""
     return digest_of(stream.shared if stream.shared is not None else stream.row.data or b"")
+
+
+def _row_shape(row: Row) -> tuple[object, ...]:
+    return (
+        row.data or b"",
+        row.data is None,
+        row.total,
+        row.expected,
+        row.unleased,
+        row.stream is None,
+        row.live_total,
+    )
 
 
 def _status(row: Row) -> Ingest:

@@ -138,7 +138,7 @@ async def test_a_time_in_lower_case_is_none(store: Store) -> None:
 
 
 async def test_who_is_told_that_a_blob_is_there_can_rely_on_it(store: Store, world: World) -> None:
-    """Also where an open writer learns at its commit what it brings: the lease holds the blob from then on."""
+    """Also where a writer says only at its commit what it brings: its lease holds the blob from then on."""
     lease = await store.leases.create(NS)
     holder = Scope(NS.namespace, lease.id)
     await put(store, DATA)
