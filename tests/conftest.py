@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
+from collections.abc import Generator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Started in the background of a script, this process ignores SIGINT, and so would all that the tests start.
@@ -13,3 +16,33 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+
+_KITS = ("tests/conformance/", "tests/thirdparty/")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A cell of the kits that is skipped is one that nobody looked at: a failure."""
+    report = yield
+    if report.skipped and item.nodeid.startswith(_KITS):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show which kit ran over which part, and how it went."""
+    cells: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            if report.nodeid.startswith(_KITS) and report.nodeid.count("::") == 2:
+                path, name, _ = report.nodeid.split("::")
+                cells.setdefault(f"{path}::{name}", Counter())[outcome] += 1
+    if cells:
+        terminalreporter.section("kits")
+        for name, counts in sorted(cells.items()):
+            said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+            terminalreporter.write_line(f"{name}: {said}")

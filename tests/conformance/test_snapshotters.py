@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from orlop_plugins.overlayfs.probe import overlay_options
+from orlop_plugins.btrfs.snapshotter import BtrfsSnapshotter
+from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
 from orlop_plugins.vfs.snapshotter import VfsSnapshotter
+from orlopd.plugin.mount import mount, unmount
+from orlopd.plugin.overlay import overlay_options
 from orlopd.plugin.snapshots import Snapshotter
+from orlopd.plugin.values import Mount
 from orlopd.testing.snapshotter import Factory, SnapshotterKit
 
 
@@ -19,7 +27,69 @@ class TestOverlayfs(SnapshotterKit):
         return functools.partial(OverlaySnapshotter, options=overlay_options())
 
 
+class TestOverlayfsMetacopy(SnapshotterKit):
+    @pytest.fixture
+    def factory(self) -> Factory[Snapshotter]:
+        return functools.partial(OverlaySnapshotter, options=(*overlay_options(), "metacopy=on"))
+
+
 class TestVfs(SnapshotterKit):
+    @pytest.fixture
+    def factory(self) -> Factory[Snapshotter]:
+        return VfsSnapshotter
+
+
+class TestErofs(SnapshotterKit):
+    @pytest.fixture
+    def factory(self) -> Factory[Snapshotter]:
+        return functools.partial(ErofsSnapshotter, options=overlay_options())
+
+
+class TestErofsLoop(SnapshotterKit):
+    """As before Linux 6.12, which mounts EROFS from block devices alone."""
+
+    @pytest.fixture
+    def factory(self) -> Factory[Snapshotter]:
+        return functools.partial(ErofsSnapshotter, options=overlay_options(), loop=True)
+
+
+@pytest.fixture(scope="class")
+def btrfs() -> Iterator[Path]:
+    """A btrfs of its own, in a file."""
+    with tempfile.TemporaryDirectory(prefix="orlop-btrfs-") as outer:
+        image, point = Path(outer, "image"), Path(outer, "point")
+        with image.open("wb") as file:
+            file.truncate(512 << 20)
+        subprocess.run(["mkfs.btrfs", "--quiet", image], check=True, timeout=60)
+        point.mkdir()
+        mount(Mount("btrfs", str(image), ("loop", "noatime")), point)
+        try:
+            yield point
+        finally:
+            unmount(point, detach=True)
+
+
+class TestBtrfs(SnapshotterKit):
+    @pytest.fixture
+    def tmp_path(self, btrfs: Path, tmp_path: Path) -> Path:
+        own = btrfs / tmp_path.name
+        own.mkdir()
+        return own
+
+    @pytest.fixture
+    def factory(self) -> Factory[Snapshotter]:
+        return BtrfsSnapshotter
+
+
+class TestVfsOnBtrfs(SnapshotterKit):
+    """Where files can share their data."""
+
+    @pytest.fixture
+    def tmp_path(self, btrfs: Path, tmp_path: Path) -> Path:
+        own = btrfs / tmp_path.name
+        own.mkdir()
+        return own
+
     @pytest.fixture
     def factory(self) -> Factory[Snapshotter]:
         return VfsSnapshotter

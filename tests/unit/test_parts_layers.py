@@ -14,13 +14,13 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from orlop_plugins.overlayfs.probe import overlay_options
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
 from orlop_plugins.tar.differ import TarDiffer
 from orlop_plugins.tar.limits import Limits
 from orlop_plugins.tar.pool import WorkerPool
 from orlop_plugins.vfs.snapshotter import VfsSnapshotter
 from orlopd.plugin.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from orlopd.plugin.overlay import overlay_options
 from orlopd.plugin.snapshots import Snapshotter
 from orlopd.plugin.values import Descriptor, Mount, sha256
 from orlopd.testing.archives import Member, archive, folder, gzipped, header, padded, symlink

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orlop_plugins.overlayfs.probe import overlay_options
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
 from orlopd.plugin.mount import overlay_layers
+from orlopd.plugin.overlay import overlay_options
 from orlopd.plugin.rebase import implied, opaque
 from orlopd.plugin.snapshots import REBASE_LABEL
 from orlopd.testing.snapshotter import inside, tree, write

@@ -11,12 +11,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from orlop_plugins.overlayfs import probe
+from orlop_plugins.btrfs.plugin import probe as btrfs_probe
+from orlop_plugins.erofs import image as erofs_image
+from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
+from orlopd.plugin import overlay as probe
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Skip
-from orlopd.plugin.mount import mount, unmount
+from orlopd.plugin.mount import mount, mount_points, unmount
+from orlopd.plugin.overlay import overlay_options
 from orlopd.plugin.snapshotter_base import Snapshot, SnapshotterBase
 from orlopd.plugin.values import Mount
+from orlopd.testing.snapshotter import inside, tree, write
 
 pytestmark = pytest.mark.anyio
 
@@ -189,3 +194,59 @@ def test_the_probe_names_a_filesystem_that_cannot_be_an_upper_one(tmp_path: Path
         assert list(where.iterdir()) == []
     finally:
         unmount(where)
+
+
+async def test_a_volatile_snapshot_is_mounted_again_until_the_machine_is(tmp_path: Path) -> None:
+    part = OverlaySnapshotter(tmp_path, overlay_options(), volatile=True)
+    await part.prepare("key", "")
+    await part.commit("base", "key")
+    mounts = await part.prepare("top", "base")
+    assert "volatile" in mounts[0].options
+    await inside(mounts, write({"a": "1"}))
+    assert await inside(await part.mounts("top"), tree) == {"a": "1"}
+    await anyio.Path(tmp_path / "snapshots" / "2" / "boot").write_text("another one")
+    with pytest.raises(FailedPrecondition, match="started anew"):
+        await part.mounts("top")
+    assert "volatile" not in (await part.view("look", "base"))[0].options
+    await part.remove("top")
+    await part.aclose()
+
+
+def test_subvolumes_need_btrfs(tmp_path: Path) -> None:
+    with pytest.raises(Skip, match="not on btrfs"):
+        btrfs_probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_erofs_layer_is_an_image_and_nothing_else(tmp_path: Path) -> None:
+    part = ErofsSnapshotter(tmp_path, overlay_options())
+    await inside(await part.prepare("key", ""), write({"a": "1"}))
+    await part.commit("base", "key")
+    folder = tmp_path / "snapshots" / "1"
+    assert folders(tmp_path / "snapshots") == ["1/image", "1/layer.erofs"]
+    # A crash before the files went leaves them for the next cleanup.
+    (folder / "fs").mkdir()
+    await part.cleanup()
+    assert not (folder / "fs").exists()
+    assert (await part.usage("base")).inodes == 2
+    await part.prepare("top", "base")
+    assert mount_points(tmp_path) == [str(folder / "image")]
+    # The next daemon takes over what one that was killed left mounted.
+    other = ErofsSnapshotter(tmp_path, overlay_options())
+    assert await inside(await other.mounts("top"), tree) == {"a": "1"}
+    assert mount_points(tmp_path) == [str(folder / "image")]
+    await other.aclose()
+    assert mount_points(tmp_path) == []
+    assert await inside(await part.mounts("top"), tree) == {"a": "1"}
+    await part.remove("top")
+    await part.remove("base")
+    assert mount_points(tmp_path) == []
+    await part.aclose()
+
+
+def test_erofs_says_what_it_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert erofs_image.probe(tmp_path) is False
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Skip, match=r"no mkfs\.erofs"):
+        erofs_image.probe(tmp_path)

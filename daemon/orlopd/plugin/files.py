@@ -79,8 +79,12 @@ class Folder:
     def below(self, path: str) -> Folder:
         """Open a directory below this one, through no symlink. ``path`` "" is this one again."""
         if not path:
-            return Folder(os.dup(self.fd))
+            return self.again()
         return Folder(openat2(self.fd, path, _FOLDER, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS))
+
+    def again(self) -> Folder:
+        """Open this directory once more: btrfs lists to each who opened it what there was then, no more."""
+        return Folder(os.open(".", _FOLDER, dir_fd=self.fd))
 
     def near(self, path: str) -> tuple[Folder, str]:
         """A base and a path that lead to the same directory and are short enough to add names to."""
@@ -161,7 +165,8 @@ def remove_tree(top: str | bytes | os.PathLike[str], *, stop: Callable[[], bool]
     root = _open_folder(top)
     moved = 0
     while not stop():
-        with os.scandir(root.fd) as entries:
+        now = root.again()
+        with os.scandir(now.fd) as entries:
             names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         if not names:
             break

@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import _overlay
+from . import _overlay, loop
 from ._syscalls import CLONE_NEWNS, MS, PR_SET_PDEATHSIG, libc_mount, libc_umount, prctl, unshare
 from .errors import (
     FailedPrecondition,
@@ -121,7 +121,8 @@ def parse_options(options: Sequence[str]) -> Options:
 
 def mount(mount: Mount, target: str | Path) -> None:
     """Perform one mount on ``target``, which exists. ``mount.target`` is a path inside it, as containerd has
-    it; symlinks on the way to it are resolved as if ``target`` were the root.
+    it; symlinks on the way to it are resolved as if ``target`` were the root. With the option ``loop`` the
+    source is a file, which gets a loop device.
 
     :raises NotFound: source or target is not there
     :raises Unimplemented: the kernel does not know this filesystem
@@ -318,6 +319,11 @@ def _mount(item: Mount, target: str) -> None:
             except OSError:
                 libc_umount(target, MNT_DETACH)
                 raise
+    elif "loop" in options.data:
+        rest = tuple(option for option in item.options if option != "loop")
+        with loop.attached(item.source, readonly=bool(flags & MS.RDONLY)) as device:
+            _mount(replace(item, source=device, options=rest), target)
+        return
     else:
         data = ",".join(options.data)
         if len(os.fsencode(data)) >= _PAGE:

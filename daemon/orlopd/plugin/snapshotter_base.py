@@ -35,7 +35,14 @@ import anyio
 import anyio.to_thread
 
 from ._snapshot_db import Row, SnapshotDatabase
-from .errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
+from .errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OrlopError,
+    Unimplemented,
+)
 from .files import disk_usage, explain, remove_tree, sync_filesystem, sync_folder
 from .snapshots import SnapshotFault
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
@@ -113,6 +120,10 @@ class SnapshotterBase:
         What it writes below ``snapshot.path`` is made durable with all the rest.
         """
 
+    def settled(self, snapshot: Snapshot) -> None:
+        """Called once a snapshot is committed for good, and for every committed one at :meth:`cleanup`: what
+        only an active one needs may go."""
+
     def rebase(self, snapshot: Snapshot) -> None:
         """Called ahead of :meth:`seal` where a snapshot made without parents is committed onto
         ``snapshot.parents``; only if :attr:`rebases`. It may be called again after a failure."""
@@ -182,6 +193,13 @@ class SnapshotterBase:
             for path in list(self._trash.iterdir()):
                 with _explained(f"cannot delete {str(path)!r}"):
                     self._drop(path)
+            if type(self).settled is not SnapshotterBase.settled:
+                last = 0
+                while rows := self._db.page(last):
+                    for row in rows:
+                        if row.kind is SnapshotKind.COMMITTED:
+                            self._tidy(self._snapshot(row))
+                    last = rows[-1].rank
 
         await self._run(job)
 
@@ -214,9 +232,13 @@ class SnapshotterBase:
 
         return await self._run(job)
 
+    def close(self) -> None:
+        """Called when the daemon stops. What it overrides calls this one at last."""
+        self._db.close()
+
     async def aclose(self) -> None:
-        """Close the database."""
-        await self._run(self._db.close)
+        """See :meth:`close`."""
+        await self._run(self.close)
 
     # How it is done.
 
@@ -323,6 +345,14 @@ class SnapshotterBase:
             # Whoever filled it may have left it in memory; a committed snapshot is a promise.
             sync_filesystem(snapshot.path)
         self._db.commit(row, name, labels, usage, parent_id)
+        self._tidy(snapshot)
+
+    def _tidy(self, snapshot: Snapshot) -> None:
+        try:
+            self.settled(snapshot)
+        except (OSError, OrlopError) as error:
+            # The snapshot is right all the same; cleanup() tries again.
+            _log.warning("left what snapshot %s does not need any more: %s", snapshot.key, error)
 
     def _remove(self, key: str) -> None:
         with self._lock:

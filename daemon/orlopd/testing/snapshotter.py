@@ -397,7 +397,12 @@ class SnapshotterKit:
     async def test_usage_follows_an_active_snapshot(self, snapshotter: Snapshotter) -> None:
         mounts = await snapshotter.prepare("active", "")
         before = await snapshotter.usage("active")
-        await inside(mounts, write({f"file-{number}": "x" * 65536 for number in range(16)}))
+
+        def fill(root: Path) -> None:
+            for number in range(16):
+                (root / f"file-{number}").write_bytes(os.urandom(65536))
+
+        await inside(mounts, fill)
         after = await snapshotter.usage("active")
         assert after.size - before.size >= 1 << 20
         assert after.inodes - before.inodes >= 16

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import anyio.to_thread
 from pydantic import Field
 
 from orlopd.plugin import Config, Context, Provider, Snapshotter, hookimpl
+from orlopd.plugin.errors import Skip
+from orlopd.plugin.overlay import overlay_options, probe
 from orlopd.plugin.snapshots import REBASE
 
-from .probe import overlay_options, probe
 from .snapshotter import OverlaySnapshotter
 
 
@@ -21,18 +23,39 @@ class OverlayConfig(Config):
         default=(),
         description="Options for every overlay mount, beside those that this kernel needs.",
     )
+    metacopy: bool = Field(
+        default=False,
+        description=(
+            "Copy only the owner and mode of a file when only they change, not its contents. Layers written\n"
+            "with it can only be read on a kernel that knows it, and are compared by walking."
+        ),
+    )
+    volatile: bool = Field(
+        default=False,
+        description=(
+            "Never wait for the disk on behalf of a container. What it wrote is gone after a crash of the\n"
+            "machine, and its snapshot refuses to be mounted then."
+        ),
+    )
+
+
+def _options(config: OverlayConfig) -> tuple[str, ...]:
+    return (*(("metacopy=on",) if config.metacopy else ()), *config.mount_options)
 
 
 async def _open(context: Context) -> Snapshotter:
     def make() -> Snapshotter:
-        options = (*overlay_options(), *context.config.mount_options)
-        return OverlaySnapshotter(context.root, options)
+        options = (*overlay_options(), *_options(context.config))
+        return OverlaySnapshotter(context.root, options, volatile=context.config.volatile)
 
     return await anyio.to_thread.run_sync(make)
 
 
 def _probe(context: Context) -> None:
-    probe(context.root)
+    config: OverlayConfig = context.config
+    if config.metacopy and not Path("/sys/module/overlay/parameters/metacopy").exists():
+        raise Skip("this kernel's overlay knows no metacopy, which the config asks for")
+    probe(context.root, (*_options(config), *(("volatile",) if config.volatile else ())))
 
 
 @hookimpl

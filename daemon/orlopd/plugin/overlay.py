@@ -1,18 +1,19 @@
-"""What overlay filesystem this machine has."""
+"""What overlay filesystem this machine has, for parts that stack their layers with it."""
 
 # Descriptors, and paths that are no Path.
-# ruff: noqa: PTH116, PTH123, PTH208
+# ruff: noqa: PTH123, PTH208
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from orlopd.plugin.errors import OrlopError, Skip
-from orlopd.plugin.files import remove_tree
-from orlopd.plugin.mount import escape_option, mounted, unmount
-from orlopd.plugin.values import Mount
+from .errors import OrlopError, Skip
+from .files import remove_tree
+from .mount import escape_option, mounted, unescape, unmount
+from .values import Mount
 
 
 def overlay_options() -> tuple[str, ...]:
@@ -38,12 +39,14 @@ def in_user_namespace() -> bool:
     return mapping != ["0", "0", "4294967295"]
 
 
-def probe(root: Path) -> None:
+def probe(root: Path, options: Sequence[str] = ()) -> None:
     """Try an overlay whose upper directory is in ``root``, whiteout included.
 
+    :param options: further options for the mount
     :raises Skip: it does not work, and why
     """
     _remove_stale(root)
+    given = tuple(options)
     scratch = root / f"probe-{os.urandom(4).hex()}"
     lower, upper, work = (scratch / name for name in ("lower", "upper", "work"))
     for path in (scratch, lower, upper, work):
@@ -52,6 +55,7 @@ def probe(root: Path) -> None:
         (lower / "file").touch()
         options = (
             *overlay_options(),
+            *options,
             f"lowerdir={escape_option(str(lower), lower=True)}",
             f"upperdir={escape_option(str(upper))}",
             f"workdir={escape_option(str(work))}",
@@ -65,8 +69,8 @@ def probe(root: Path) -> None:
             )
     except OrlopError as error:
         raise Skip(
-            f"overlay does not work with an upper directory on {filesystem(root)} at {str(root)!r}: "
-            f"{error.message.rpartition(': ')[2]}"
+            f"overlay does not work with an upper directory on {filesystem(root)} at {str(root)!r}"
+            f"{f' and {chr(44).join(given)}' if given else ''}: {error.message.rpartition(': ')[2]}"
         ) from error
     except OSError as error:
         raise Skip(
@@ -86,11 +90,30 @@ def _remove_stale(root: Path) -> None:
 
 def filesystem(path: Path) -> str:
     """The type of the filesystem that ``path`` is on."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    found, longest = "an unknown filesystem", -1
+    here = os.path.realpath(path)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             before, _, after = line.partition(" - ")
-            if before.split(" ", 3)[2] == wanted:
-                return after.split(" ", 1)[0]
-    return "an unknown filesystem"
+            point = unescape(before.split(" ")[4])
+            # The last one of several on one point is the one that is seen.
+            if len(point) >= longest and (here == point or here.startswith(point.rstrip("/") + "/")):
+                found, longest = after.split(" ", 1)[0], len(point)
+    return found
+
+
+def stacked(
+    lowers: Sequence[Path],
+    upper: Path | None = None,
+    work: Path | None = None,
+    *,
+    options: Sequence[str] = (),
+) -> Mount:
+    """An overlay of directories, the topmost of ``lowers`` first; read-only without ``upper``."""
+    parts = list(options)
+    if upper is not None:
+        parts.append(f"workdir={escape_option(str(work))}")
+        parts.append(f"upperdir={escape_option(str(upper))}")
+    if lowers:
+        parts.append("lowerdir=" + ":".join(escape_option(str(path), lower=True) for path in lowers))
+    return Mount("overlay", "overlay", tuple(parts))
