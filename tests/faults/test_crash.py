@@ -21,7 +21,6 @@ def test_sigkill_loses_and_leaves_nothing(archives: list[Archive]) -> None:
         assert world.tally.points == KILLS
 
 
-@pytest.mark.skipif(not FULL, reason="finds an orphan since blobs are deleted unsynced: see script/prove")
 @pytest.mark.timeout(3600 if FULL else 120)
 def test_power_cuts_lose_nothing_that_was_acknowledged(archives: list[Archive]) -> None:
     with powered(seed(), archives) as world:

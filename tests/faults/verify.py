@@ -162,10 +162,11 @@ class Verifier:
             before = time.time()
             seen = api.observe()
             kept = reachable(seen, {}, time.time())
-            most = reachable(seen, {}, before - 60)
+            most = reachable({**seen, **self._promised(ledger)}, {}, before - 60)
             for key, _ in sorted(seen.items()):
                 if key[0] in {"content", "snapshot"} and key not in most:
-                    yield f"{ledger.namespace}: {key} outlived a collection"
+                    keepers = Disk(self._daemon.root).keepers(ledger.namespace, key)
+                    yield f"{ledger.namespace}: {key} outlived a collection; what refers to it: {keepers}"
             data = {key: value for key, value in ledger.known.items() if key[0] in {"content", "snapshot"}}
             for key in reachable({**data, **seen}, ledger.edges, time.time()) - seen.keys():
                 yield f"{ledger.namespace}: {key} was collected though it is reachable"
@@ -179,6 +180,12 @@ class Verifier:
         yield from Disk(self._daemon.root).check(self._ledgers)
         for point in mounts_under(self._daemon.root):
             yield f"mounted: {point}"
+
+    def _promised(self, ledger: Ledger) -> dict[Key, Any]:
+        """What ingests stand for, as a lease on it: those of a pull that died are kept for a day."""
+        rows = Disk(self._daemon.root).promised(ledger.namespace)
+        held: dict[Key, Any] = {("held", "ingests", "content", digest): True for digest in rows}
+        return {("lease", "ingests"): LASTING, **held}
 
     def _hash(self, api: Api, digest: str) -> Iterator[str]:
         try:
@@ -223,6 +230,22 @@ class Disk:
         extra = {path.name.partition(".db")[0] for path in self._root.iterdir()} - _TOP
         yield from (f"unknown {name} in the root" for name in extra)
 
+    def promised(self, namespace: str) -> list[str]:
+        """The blobs that ingests stand for, which another namespace had brought."""
+        sql = "SELECT expected FROM ingests WHERE namespace = ? AND expected <> ''"
+        return [row[0] for row in self._query(self._root / "metadata.db", sql, (namespace,))]
+
+    def keepers(self, namespace: str, key: Key) -> list[tuple[str, str]]:
+        """What the graph of references has that points at a blob or snapshot, with its owner."""
+        name = key[1] if key[0] == "content" else f"{key[1]}/{key[2]}"
+        letter = key[0][0]
+        return self._query(
+            self._root / "metadata.db",
+            "SELECT source, owner FROM edges WHERE namespace = ?1 AND target IN (?2, ?3)"
+            " UNION ALL SELECT 'root', node FROM roots WHERE namespace = ?1 AND node = ?2",
+            (namespace, f"{letter}:{name}", f"{letter.upper()}:{name}"),
+        )
+
     def _snapshotter(self, name: str, folder: Path, ledgers: Sequence[Ledger]) -> Iterator[str]:
         rows = self._query(folder / "snapshots.db", "SELECT id, key, kind FROM snapshots")
         known = dict(
@@ -264,11 +287,11 @@ class Disk:
                 yield f"{what}: {file} has other bytes, {os.stat(path).st_size} of them"  # noqa: PTH116
 
     @staticmethod
-    def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    def _query(path: Path, sql: str, values: Sequence[str] = ()) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             [(state,)] = connection.execute("PRAGMA quick_check(1)").fetchall()
             assert state == "ok", f"{path.name}: {state}"
-            return connection.execute(sql).fetchall()
+            return connection.execute(sql, values).fetchall()
 
 
 _TOP = {

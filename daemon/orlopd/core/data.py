@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence, Set
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import anyio
 
-from orlopd.plugin.content import ContentStore
+from orlopd.plugin.content import BulkContentStore, ContentStore
 from orlopd.plugin.errors import FailedPrecondition, NotFound, OrlopError
 from orlopd.plugin.snapshots import Snapshotter
 
 from . import graph
 from .db import Connection, Database
 from .locks import KeyedLocks
-from .shield import shielded
 
 log = logging.getLogger("orlopd.gc")
 
-_BATCH = 64
-_AT_ONCE = 8
-"""Blobs that are deleted side by side, so that many do not wait for one file system call each."""
+_BATCH = 1000
+"""Notes that are worked off together, so that many do not wait for the disk one by one."""
 
 _UNKNOWN = {
     graph.CONTENT_STORE: """
@@ -73,8 +70,7 @@ class DataRemover:
         What a store refuses stays noted for the next time.
         """
         if not self._looked_for_orphans:
-            await self._note_orphans()
-            self._looked_for_orphans = True
+            self._looked_for_orphans = await self._note_orphans()
         deleted = freed = 0
 
         async def blobs() -> None:
@@ -101,35 +97,46 @@ class DataRemover:
 
     async def _remove_blobs(self) -> tuple[int, int]:
         deleted = freed = 0
-
-        async def delete(notes: Sequence[_Note], unknown: set[str], done: list[_Note]) -> None:
-            nonlocal deleted, freed
-            for note in notes:
-                if note.item in unknown:
-                    try:
-                        await self._content.delete(note.item)
-                        deleted, freed = deleted + 1, freed + note.size
-                    except NotFound:
-                        pass
-                    except OrlopError as error:
-                        log.warning("cannot delete blob %s, will try again: %s", note.item, error)
-                        continue
+        async for batch in self._batches(graph.CONTENT_STORE):
+            digests = [note.item for note in batch]
+            async with self._blobs.hold(*digests):
+                unknown = await self._unknown(graph.CONTENT_STORE, digests)
+                refused = await self._delete([digest for digest in digests if digest in unknown])
+            done: list[_Note] = []
+            for note in batch:
+                error = refused.get(note.item)
+                if error is not None and not isinstance(error, NotFound):
+                    log.warning("cannot delete blob %s, will try again: %s", note.item, error)
+                    continue
+                if note.item in unknown and error is None:
+                    deleted, freed = deleted + 1, freed + note.size
                 done.append(note)
-
-        async with self._striking_off() as done:
-            for batch in _batches(await self._notes(graph.CONTENT_STORE)):
-                digests = [note.item for note in batch]
-                async with self._blobs.hold(*digests):
-                    unknown = await self._unknown(graph.CONTENT_STORE, digests)
-                    async with anyio.create_task_group() as group:
-                        for first in range(_AT_ONCE):
-                            group.start_soon(delete, batch[first::_AT_ONCE], unknown, done)
+            # Only now: what is struck off is gone for good.
+            await self._strike_off(done)
         return deleted, freed
+
+    async def _delete(self, digests: Sequence[str]) -> Mapping[str, OrlopError]:
+        """Delete blobs; why each that was not was not."""
+        if not digests:
+            return {}
+        try:
+            if isinstance(self._content, BulkContentStore):
+                return await self._content.delete_many(digests)
+        except OrlopError as error:
+            return dict.fromkeys(digests, error)
+        refused: dict[str, OrlopError] = {}
+        for digest in digests:
+            try:
+                await self._content.delete(digest)
+            except OrlopError as error:
+                refused[digest] = error
+        return refused
 
     async def _remove_ingests(self) -> int:
         deleted = 0
-        async with self._striking_off() as done:
-            for note in await self._notes(graph.INGEST_STORE):
+        async for batch in self._batches(graph.INGEST_STORE):
+            done: list[_Note] = []
+            for note in batch:
                 try:
                     await self._content.abort(note.item)
                     deleted += 1
@@ -139,6 +146,7 @@ class DataRemover:
                     log.warning("cannot abort ingest %s, will try again: %s", note.item, error)
                     continue
                 done.append(note)
+            await self._strike_off(done)
         return deleted
 
     async def _remove_snapshots(self, name: str, snapshotter: Snapshotter) -> int:
@@ -181,19 +189,22 @@ class DataRemover:
                 log.warning("snapshotter %s could not clean up: %s", name, error)
         return deleted
 
-    async def _note_orphans(self) -> None:
+    async def _note_orphans(self) -> bool:
+        """Note what the stores have and no metadata knows; whether all of them could be looked through."""
+        whole = True
         try:
             batch: dict[str, int] = {}
             async for blob in self._content.blobs():
                 batch[blob.digest] = blob.size
-                if len(batch) == 1000:
+                if len(batch) == _BATCH:
                     await self._note_unknown(graph.CONTENT_STORE, batch)
                     batch = {}
             await self._note_unknown(graph.CONTENT_STORE, batch)
             refs = {ingest.ref: ingest.offset async for ingest in self._content.ingests()}
             await self._note_unknown(graph.INGEST_STORE, refs)
         except OrlopError as error:
-            log.warning("cannot look for content that nobody knows: %s", error)
+            log.warning("cannot look for content that nobody knows, will try again: %s", error)
+            whole = False
         for name, snapshotter in self._snapshotters.items():
             try:
                 keys = {info.name: 0 async for info in snapshotter.walk()}
@@ -201,7 +212,9 @@ class DataRemover:
                 # And what it was deleting, which it alone knows of.
                 await snapshotter.cleanup()
             except OrlopError as error:
-                log.warning("cannot look for %s snapshots that nobody knows: %s", name, error)
+                log.warning("cannot look for %s snapshots that nobody knows, will try again: %s", name, error)
+                whole = False
+        return whole
 
     async def _note_unknown(self, store: str, sizes: Mapping[str, int]) -> None:
         unknown = await self._unknown(store, list(sizes))
@@ -233,31 +246,36 @@ class DataRemover:
         return await self._db.read(query) - making
 
     async def _notes(self, store: str) -> list[_Note]:
-        rows = await self._db.read(
-            lambda conn: conn.execute(
-                "SELECT id, item, size FROM garbage WHERE store = ? ORDER BY id", (store,)
-            ).fetchall()
-        )
-        return [_Note(*row) for row in rows]
+        return [note async for batch in self._batches(store) for note in batch]
+
+    async def _batches(self, store: str) -> AsyncIterator[list[_Note]]:
+        """The notes that there are now, many at a time; none twice, though it may not be struck off."""
+        after, last = 0, await self._db.read(_last_note)
+        while after < last:
+            rows = await self._db.read(
+                lambda conn, after=after: conn.execute(
+                    "SELECT id, item, size FROM garbage WHERE store = ? AND id > ? AND id <= ? "
+                    "ORDER BY id LIMIT ?",
+                    (store, after, last, _BATCH),
+                ).fetchall()
+            )
+            if not rows:
+                return
+            yield [_Note(*row) for row in rows]
+            after = rows[-1][0]
 
     async def _strike_off(self, notes: Sequence[_Note]) -> None:
         if notes:
-            ids = [(note.id,) for note in notes]
-            await self._db.write(lambda conn: conn.executemany("DELETE FROM garbage WHERE id = ?", ids))
-
-    @asynccontextmanager
-    async def _striking_off(self) -> AsyncGenerator[list[_Note]]:
-        """A list of notes to be struck off at the end: once for all, and also if it is cancelled."""
-        done: list[_Note] = []
-        try:
-            yield done
-        finally:
-            with shielded():
-                await self._strike_off(done)
+            ids = json.dumps([note.id for note in notes])
+            await self._db.write(
+                lambda conn: conn.execute(
+                    "DELETE FROM garbage WHERE id IN (SELECT value FROM json_each(?))", (ids,)
+                )
+            )
 
 
-def _batches(notes: Sequence[_Note]) -> list[Sequence[_Note]]:
-    return [notes[start : start + _BATCH] for start in range(0, len(notes), _BATCH)]
+def _last_note(conn: Connection) -> int:
+    return int(conn.execute("SELECT coalesce(max(id), 0) FROM garbage").fetchone()[0])
 
 
 def _sequence(note: _Note) -> int:

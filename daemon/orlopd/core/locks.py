@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -24,19 +24,34 @@ class KeyedLocks:
     @asynccontextmanager
     async def hold(self, *keys: str) -> AsyncGenerator[None]:
         """Hold the locks of all ``keys``; taken in their order, so that no two holders wait in a ring."""
-        async with AsyncExitStack() as stack:
+        held: list[tuple[str, _Entry]] = []
+        try:
             for key in sorted(set(keys)):
-                await stack.enter_async_context(self._hold_one(key))
+                entry = await self._take(key)
+                held.append((key, entry))
             yield
+        finally:
+            for key, entry in held:
+                entry.lock.release()
+                self._leave(key, entry)
 
-    @asynccontextmanager
-    async def _hold_one(self, key: str) -> AsyncGenerator[None]:
-        entry = self._entries.setdefault(key, _Entry())
+    async def _take(self, key: str) -> _Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry()
         entry.users += 1
         try:
-            async with entry.lock:
-                yield
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                del self._entries[key]
+            # Many are taken at once, most of which nobody else wants: no turn of the event loop for each.
+            entry.lock.acquire_nowait()
+        except anyio.WouldBlock:
+            try:
+                await entry.lock.acquire()
+            except BaseException:
+                self._leave(key, entry)
+                raise
+        return entry
+
+    def _leave(self, key: str, entry: _Entry) -> None:
+        entry.users -= 1
+        if not entry.users:
+            del self._entries[key]

@@ -6,10 +6,11 @@ until it is told to delete it, and an ingest until it is committed or aborted, o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
+from .errors import OrlopError
 from .values import BlobInfo, IngestStatus
 
 
@@ -97,7 +98,10 @@ class ContentStore(Protocol):
         ...
 
     async def delete(self, digest: str) -> None:
-        """Readers that are open go on. :raises NotFound: no such blob"""
+        """Delete a blob for good: it is not back after a power cut. Readers that are open go on.
+
+        :raises NotFound: no such blob
+        """
         ...
 
     async def ingest(self, ref: str, *, total: int = 0, expected: str = "") -> Ingest:
@@ -121,4 +125,16 @@ class ContentStore(Protocol):
 
     async def abort(self, ref: str) -> None:
         """Forget an ingest and its bytes. :raises NotFound: no such ingest"""
+        ...
+
+
+@runtime_checkable
+class BulkContentStore(ContentStore, Protocol):
+    """A store that deletes many blobs faster than one by one, which is not asked of every one."""
+
+    async def delete_many(self, digests: Sequence[str]) -> Mapping[str, OrlopError]:
+        """As ``delete`` for each, for good when this returns.
+
+        :returns: why a blob was not deleted, for each that was not: NotFound where there was none
+        """
         ...

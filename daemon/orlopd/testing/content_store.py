@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from orlopd.plugin.content import ContentStore
+from orlopd.plugin.content import BulkContentStore, ContentStore
 from orlopd.plugin.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -112,6 +112,15 @@ class ContentStoreKit:
             with pytest.raises(NotFound):
                 await store.info(sha256(b"data"))
             assert [info async for info in store.blobs()] == []
+
+    async def test_many_are_deleted_at_once_if_it_can(self, store: ContentStore) -> None:
+        if not isinstance(store, BulkContentStore):
+            return
+        digests = [(await add(store, bytes([number]))).digest for number in range(5)]
+        refused = await store.delete_many([*digests[:4], sha256(b"none")])
+        assert {digest: type(error) for digest, error in refused.items()} == {sha256(b"none"): NotFound}
+        assert [info.digest async for info in store.blobs()] == digests[4:]
+        assert await store.delete_many([]) == {}
 
     async def test_an_ingest_goes_on_where_it_was_left(self, store: ContentStore) -> None:
         async with await store.ingest("ref", total=6, expected=sha256(b"abcdef")) as ingest:

@@ -1,12 +1,18 @@
-"""A blob on its way in."""
+"""A blob on its way in.
+
+Nothing of it is synced before the commit, so after a power cut its file may be as long as it was and be
+empty all the same. Each write therefore leaves a mark: how far it came, and the digest up to there. Who
+opens the ingest again reads what is there, and goes on from the last mark that is true.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +26,13 @@ from orlopd.plugin.files import explain, remove_tree, sync_folder
 from orlopd.plugin.values import BlobInfo, IngestStatus, now
 
 _CHUNK = 1 << 20
+
+_MARK = struct.Struct("<Q32s")
+"""An offset, and the sha256 of all bytes before it."""
+_MARK_EVERY = 1 << 20
+"""Of the marks within as many bytes only the last is kept."""
+_AT_ONCE = 64 << 20
+"""How many bytes are looked through in one turn of a thread."""
 
 
 class _Digests:
@@ -55,12 +68,29 @@ class LocalIngest:
         self._status = status
         self._blob = blob
         self._closed = closed
-        self._fd = os.open(folder / "data", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(folder / "data", flags)
+        try:
+            self._marks = os.open(folder / "marks", flags | os.O_CREAT, 0o600)
+        except BaseException:
+            os.close(self._fd)
+            raise
         self._lock = threading.Lock()
         self._gone = False
         self._algorithms = {"sha256", *([status.expected.partition(":")[0]] if status.expected else ())}
-        # After a restart the bytes that lie there are read again, but only when their digest is asked for.
         self._digests = _Digests(self._algorithms)
+
+    async def recover(self) -> None:
+        """Find what of an earlier writer's bytes is as it was written, and cut off the rest."""
+        try:
+            marks = await anyio.to_thread.run_sync(lambda: sorted(self._read_marks()))
+            good = 0
+            while marks:
+                good = await anyio.to_thread.run_sync(self._check_marks, marks, good)
+            if good < self._status.offset:
+                await self.truncate(good)
+        except OSError as error:
+            raise explain(error, f"cannot look through ingest {self._status.ref!r}") from error
 
     @property
     def status(self) -> IngestStatus:
@@ -91,6 +121,7 @@ class LocalIngest:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+            os.close(self._marks)
             self._closed(self)
 
     def forget(self) -> None:
@@ -117,6 +148,13 @@ class LocalIngest:
                 raise explain(error, f"cannot write to ingest {self._status.ref!r}") from error
             if self._digests.upto == offset:
                 self._digests.add(data)
+            try:
+                self._mark(offset + len(data))
+            except OSError as error:
+                self._digests = _Digests(self._algorithms)
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, offset)
+                raise explain(error, f"cannot write to ingest {self._status.ref!r}") from error
             self._status = replace(self._status, offset=offset + len(data), updated_at=now())
 
     def _truncate(self, offset: int) -> None:
@@ -128,9 +166,39 @@ class LocalIngest:
                 )
             try:
                 os.ftruncate(self._fd, offset)
+                self._stand_at(offset)
+                os.ftruncate(self._marks, offset // _MARK_EVERY * _MARK.size)
+                self._mark(offset)
             except OSError as error:
                 raise explain(error, f"cannot cut ingest {self._status.ref!r}") from error
-            self._stand_at(offset)
+
+    def _mark(self, offset: int) -> None:
+        self._catch_up(offset)
+        mark = _MARK.pack(offset, self._digests.by["sha256"].digest())
+        os.pwrite(self._marks, mark, offset // _MARK_EVERY * _MARK.size)
+
+    def _read_marks(self) -> Iterator[tuple[int, bytes]]:
+        at = 0
+        while marks := os.pread(self._marks, _MARK.size * 4096, at):
+            at += len(marks)
+            for offset, digest in _MARK.iter_unpack(marks[: len(marks) // _MARK.size * _MARK.size]):
+                # Where a write was longer than the space between marks there is none.
+                if offset <= self._status.offset and any(digest):
+                    yield offset, digest
+
+    def _check_marks(self, marks: list[tuple[int, bytes]], good: int) -> int:
+        """Look through the next bytes; takes the marks passed away. Where the last true mark is."""
+        with self._lock:
+            self._check()
+            last = self._digests.upto + _AT_ONCE
+            while marks and self._digests.upto < last:
+                offset, digest = marks.pop(0)
+                self._catch_up(offset)
+                if self._digests.by["sha256"].digest() != digest:
+                    marks.clear()
+                    break
+                good = offset
+            return good
 
     def _stand_at(self, offset: int) -> None:
         if offset < self._digests.upto:
@@ -140,22 +208,25 @@ class LocalIngest:
     def _digest(self, algorithm: str) -> str:
         with self._lock:
             self._check()
-            return self._catch_up(algorithm)
+            return self._digest_of_all(algorithm)
 
-    def _catch_up(self, algorithm: str) -> str:
+    def _digest_of_all(self, algorithm: str) -> str:
         if algorithm not in self._digests.by:
             self._algorithms.add(algorithm)
             self._digests = _Digests(self._algorithms)
-        while self._digests.upto < self._status.offset:
-            wanted = min(_CHUNK, self._status.offset - self._digests.upto)
-            try:
-                data = os.pread(self._fd, wanted, self._digests.upto)
-            except OSError as error:
-                raise explain(error, f"cannot read ingest {self._status.ref!r}") from error
+        try:
+            self._catch_up(self._status.offset)
+        except OSError as error:
+            raise explain(error, f"cannot read ingest {self._status.ref!r}") from error
+        return f"{algorithm}:{self._digests.by[algorithm].hexdigest()}"
+
+    def _catch_up(self, offset: int) -> None:
+        while self._digests.upto < offset:
+            wanted = min(_CHUNK, offset - self._digests.upto)
+            data = os.pread(self._fd, wanted, self._digests.upto)
             if not data:
                 raise Aborted(f"ingest {self._status.ref!r} was cut short by somebody else")
             self._digests.add(data)
-        return f"{algorithm}:{self._digests.by[algorithm].hexdigest()}"
 
     def _commit(self, size: int, digest: str) -> BlobInfo:
         with self._lock:
@@ -168,7 +239,7 @@ class LocalIngest:
                     resource=f"ingest {status.ref}",
                 )
             self._blob(digest or "sha256:" + "0" * 64)  # checks the digest's form first
-            actual = self._catch_up(digest.partition(":")[0] or "sha256")
+            actual = self._digest_of_all(digest.partition(":")[0] or "sha256")
             if digest and actual != digest:
                 raise FailedPrecondition(
                     f"ingest {status.ref!r} has digest {actual}, expected {digest}",

@@ -6,6 +6,7 @@
     blobs/sha512/HEX
     ingest/SHA256-OF-REF/state  what is known of an ingest, as JSON
     ingest/SHA256-OF-REF/data   its bytes so far
+    ingest/SHA256-OF-REF/marks  how far each write came, see ingest.py
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, Self
 
 import anyio.to_thread
 
-from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, Unavailable
 from orlopd.plugin.files import explain, remove_tree, sync_folder
 from orlopd.plugin.values import BlobInfo, IngestStatus, check_digest, now
 
@@ -67,7 +68,7 @@ class LocalReader:
 
 
 class LocalStore:
-    """A content store of local files. Implements :class:`orlopd.plugin.content.ContentStore`."""
+    """A content store of local files. Implements :class:`orlopd.plugin.content.BulkContentStore`."""
 
     def __init__(self, root: Path) -> None:
         self._blobs = root / "blobs"
@@ -134,18 +135,12 @@ class LocalStore:
             return await anyio.to_thread.run_sync(job)
 
     async def delete(self, digest: str) -> None:
-        path = self._blob(digest)
+        for error in (await self.delete_many([digest])).values():
+            raise error
 
-        def job() -> None:
-            try:
-                path.unlink()
-            except FileNotFoundError as error:
-                raise _no_blob(digest) from error
-            # Not synced: should it be back after a power cut, the collector finds a blob that nobody knows.
-            # With a sync for each one a collection of many would take minutes.
-
-        with _explained(f"cannot delete blob {digest}"):
-            await anyio.to_thread.run_sync(job)
+    async def delete_many(self, digests: Sequence[str]) -> Mapping[str, OrlopError]:
+        paths = {digest: self._blob(digest) for digest in digests}
+        return await anyio.to_thread.run_sync(_delete, paths)
 
     async def ingest(self, ref: str, *, total: int = 0, expected: str = "") -> LocalIngest:
         if not ref or len(ref) > _REF_LIMIT:
@@ -163,8 +158,13 @@ class LocalStore:
         try:
             with _explained(f"cannot open ingest {ref!r}"):
                 ingest = await anyio.to_thread.run_sync(self._open_ingest, ref, total, expected)
+            try:
+                await ingest.recover()
+            except BaseException:
+                ingest.close()
+                raise
         except BaseException:
-            del self._open[ref]
+            self._open.pop(ref, None)
             raise
         self._open[ref] = ingest
         return ingest
@@ -240,6 +240,27 @@ class LocalStore:
 
     def _folder(self, ref: str) -> Path:
         return self._ingests / hashlib.sha256(ref.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _delete(paths: Mapping[str, Path]) -> dict[str, OrlopError]:
+    """Delete blobs, with one sync of each folder for all of them; what could not be deleted, and why."""
+    refused: dict[str, OrlopError] = {}
+    for digest, path in paths.items():
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            refused[digest] = _no_blob(digest)
+        except OSError as error:
+            refused[digest] = explain(error, f"cannot delete blob {digest}")
+    # Also for those that were gone already: whoever deleted them may not have come to this line.
+    for folder in {path.parent for path in paths.values()}:
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            for digest, path in paths.items():
+                if path.parent == folder:
+                    refused[digest] = explain(error, f"cannot delete blob {digest} for good")
+    return refused
 
 
 def _make_folder(folder: Path, status: IngestStatus) -> None:
