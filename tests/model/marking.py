@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.model.values import Labels
 
 if TYPE_CHECKING:
-    from tests.model.model import Room
+    from tests.model.rooms import Room
 
 GC = "containerd.io/gc."
 Node = tuple[str, str, bool]
