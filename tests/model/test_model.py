@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ SEED = int(os.environ.get("ORLOP_SEED") or 1)
 """The same walks every time; in full, those of the seed that script/prove draws and prints."""
 
 WALKS = int(os.environ.get("ORLOP_WALKS") or (2000 if PROVE else 12))
+BATCH = 250
+"""So many walks have one seed; those after them have the next."""
+MOST_MINUTES = float(os.environ.get("ORLOP_WALK_MINUTES") or 90)
+"""After so many no further batch is begun; how many walks were made is printed."""
 FAULTY_WALKS = 2000 if PROVE else 100
 STEPS = 60
 SHRINKING = 45
@@ -54,15 +59,17 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Path
         yield running, place
 
 
-def walk(running: Rig, walks: int, *, shrink: bool = True, **attributes: object) -> type[StorageMachine]:
-    """Walk over a daemon; the machine, with its statistics."""
+def walk(
+    running: Rig, walks: int, number: int = SEED, *, shrink: bool = True, **attributes: object
+) -> dict[str, int]:
+    """Walk over a daemon; how often what was compared."""
     machine = type(
         "Storage", (StorageMachine,), {"rig": running, "statistics": {}, "found": [], **attributes}
     )
     began = time.monotonic()
     try:
         run_state_machine_as_test(
-            seed(SEED)(machine),
+            seed(number)(machine),
             settings=settings(
                 max_examples=walks,
                 phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
@@ -79,10 +86,10 @@ def walk(running: Rig, walks: int, *, shrink: bool = True, **attributes: object)
         )
     finally:
         seconds = time.monotonic() - began
-        _say(f"ORLOP_SEED={SEED}: {machine.statistics.get('walks', 0)} walks in {seconds:.0f} s")
+        _say(f"ORLOP_SEED={number}: {machine.statistics.get('walks', 0)} walks in {seconds:.0f} s")
         if shrink and machine.found:
             _say(f"the first difference, before a shorter way was looked for: {machine.found[0]}")
-    return machine
+    return machine.statistics
 
 
 def _say(text: str) -> None:
@@ -92,8 +99,12 @@ def _say(text: str) -> None:
 @pytest.mark.timeout(7200 if PROVE else 180)
 def test_the_daemon_and_the_model_never_differ(shared_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", SHRINKING)
-    made = walk(shared_rig, WALKS).statistics
-    _say(f"{sum(made.values())} calls compared: {made}")
+    made: Counter[str] = Counter()
+    ends = time.monotonic() + 60 * MOST_MINUTES
+    for number, left in enumerate(range(WALKS, 0, -BATCH)):
+        if time.monotonic() < ends:
+            made.update(walk(shared_rig, min(left, BATCH), SEED + number))
+    _say(f"{made.pop('walks')} walks, {sum(made.values())} calls compared: {dict(made)}")
     assert len(made) > 50, "every kind of call was made"
 
 
