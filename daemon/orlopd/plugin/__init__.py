@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         Provider,
         Requirement,
     )
-    from .resolver import Credentials, ResolveOptions, Resolver, Source
+    from .resolver import Credentials, Destination, Pushed, PushingResolver, ResolveOptions, Resolver, Source
     from .runtime import Runtime, Task
     from .service import Service
     from .snapshots import Snapshotter
@@ -41,11 +41,14 @@ __all__ = [
     "ContentStore",
     "Context",
     "Credentials",
+    "Destination",
     "Differ",
     "Ingest",
     "Kind",
     "Progress",
     "Provider",
+    "Pushed",
+    "PushingResolver",
     "Requirement",
     "ResolveOptions",
     "Resolver",
@@ -65,7 +68,10 @@ _HOMES = {
         *("CONTENT", "DIFFER", "RESOLVER", "RUNTIME", "SERVICE", "SNAPSHOTTER"),
         *("Config", "Context", "Kind", "Provider", "Requirement"),
     ),
-    "resolver": ("Credentials", "ResolveOptions", "Resolver", "Source"),
+    "resolver": (
+        *("Credentials", "Destination", "Pushed", "PushingResolver"),
+        *("ResolveOptions", "Resolver", "Source"),
+    ),
     "runtime": ("Runtime", "Task"),
     "service": ("Service",),
     "snapshots": ("Snapshotter",),

@@ -1,29 +1,49 @@
-"""The contract of a resolver: reference in, content out."""
+"""The contract of a resolver: reference in, content out; and of one that takes content in as well."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from .values import Descriptor
+from .values import NO_LABELS, Descriptor
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who asks. The secret never shows in a repr, a log or an error."""
+    """Who asks. Neither the secret nor the header ever shows in a repr, a log or an error.
+
+    :param username: empty where the secret is an identity token
+    :param header: a whole Authorization header, in place of the others
+    """
 
     username: str = ""
     secret: str = field(default="", repr=False)
+    header: str = field(default="", repr=False)
+
+
+CredentialsLookup = Callable[[str, Sequence[str]], Awaitable[Credentials | None]]
+"""Finds credentials when a server wants some: its host and port, and the challenges it made."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolveOptions:
-    """How to ask. ``plain_http`` allows HTTP without TLS to a host other than this machine."""
+    """How to ask.
+
+    :param credentials: for the host that the reference names, not for mirrors of it
+    :param plain_http: allow HTTP without TLS to a host other than this machine
+    :param lookup: asked where ``credentials`` has nothing for a host
+    :param headers: sent with each request to the host that the reference names
+    :param host_folder: a ``certs.d`` folder to look into instead of the configured ones
+    """
 
     credentials: Credentials | None = None
     plain_http: bool = False
+    lookup: CredentialsLookup | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, repr=False)
+    host_folder: str = ""
 
 
 class Source(Protocol):
@@ -71,5 +91,74 @@ class Resolver(Protocol):
         :raises PermissionDenied: they do not suffice
         :raises Unavailable: it cannot be reached
         :raises DeadlineExceeded: it did not answer
+        """
+        ...
+
+
+class Pushed(enum.Enum):
+    """How content came to be at its destination."""
+
+    SENT = "sent"
+    """Its bytes were sent."""
+    MOUNTED = "mounted"
+    """The destination took it from another of its repositories."""
+    EXISTS = "exists"
+    """It was there."""
+
+
+OpenContent = Callable[[int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+"""Opens content from an offset on, in pieces of any size; more than once when a transfer breaks."""
+
+
+class Destination(Protocol):
+    """Where a reference's content is to go."""
+
+    @property
+    def name(self) -> str:
+        """The full reference."""
+        ...
+
+    async def exists(self, descriptor: Descriptor) -> bool:
+        """Whether the destination has this content.
+
+        :raises OrlopError: as :meth:`push`
+        """
+        ...
+
+    async def push(
+        self,
+        descriptor: Descriptor,
+        open_content: OpenContent,
+        *,
+        sources: Sequence[str] = (),
+        sent: Callable[[int], None] = lambda offset: None,
+    ) -> Pushed:
+        """Have content at the destination: what it points at must have been pushed before.
+
+        :param sources: repositories of the same host, without the host, that may have it
+        :param sent: told how many bytes are there
+        :raises Unauthenticated: credentials are missing or wrong
+        :raises PermissionDenied: they do not suffice
+        :raises InvalidArgument: the destination refuses this content
+        :raises Unavailable: it cannot be reached
+        :raises DeadlineExceeded: it did not answer
+        """
+        ...
+
+    async def finish(self, descriptor: Descriptor, open_content: OpenContent) -> Pushed:
+        """Have the reference point at a manifest or index, whose parts are all there. Errors: as ``push``."""
+        ...
+
+
+@runtime_checkable
+class PushingResolver(Resolver, Protocol):
+    """A resolver that content can be pushed to as well, which is not asked of every one."""
+
+    def push(
+        self, reference: str, options: ResolveOptions = ResolveOptions()
+    ) -> AbstractAsyncContextManager[Destination]:
+        """Open the way to a reference; nothing is asked yet. Connections live as long as the context.
+
+        :raises InvalidArgument: malformed reference
         """
         ...

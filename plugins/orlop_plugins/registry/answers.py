@@ -35,8 +35,8 @@ def from_status(
     status: int, body: bytes, headers: Mapping[str, str], *, host: str, what: str, hide: Callable[[str], str]
 ) -> OrlopError:
     """The error for an answer that is no success. ``what`` was asked for: "image x:1"."""
-    detail = hide(_detail(body))
-    said = f": {detail}" if detail else ""
+    found = hide(detail(body))
+    said = f": {found}" if found else ""
     about = {"resource": f"registry {host}"}
     match status:
         case 401:
@@ -140,7 +140,7 @@ def clean(text: str) -> str:
     return line if len(line) <= _LONGEST_DETAIL else line[:_LONGEST_DETAIL] + "…"
 
 
-def _detail(body: bytes) -> str:
+def detail(body: bytes) -> str:
     """What a registry says in its error body (OCI distribution-spec, error codes)."""
     try:
         errors: Any = json.loads(body)["errors"]

@@ -45,6 +45,9 @@ class TokenRequest:
     form: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+Find = Callable[[Sequence[str]], Awaitable[Credentials | None]]
+"""Finds the credentials for a server that made these challenges."""
+
 Ask = Callable[[TokenRequest], Awaitable[bytes]]
 """Sends a token request; returns the body of its success, bounded."""
 
@@ -79,11 +82,23 @@ class Authorizer:
         path: str,
         credentials: Credentials | None,
         token_hosts: Sequence[str],
+        *,
+        find: Find | None = None,
+        actions: str = "pull",
+        sources: Sequence[str] = (),
     ) -> None:
+        """
+        :param find: asked once, at the first challenge, where ``credentials`` are none
+        :param actions: what is to be done with the repository, in the words of token servers
+        :param sources: further repositories to read from, to mount what they have
+        """
         self._host = host
         self._base = base
         self._path = path
-        self._credentials = credentials if credentials and credentials.secret else None
+        self._credentials = _usable(credentials)
+        self._find = find
+        self._actions = actions
+        self._sources = sources
         self._token_hosts = token_hosts
         self._header = ""
         self._lock = anyio.Lock()
@@ -102,11 +117,13 @@ class Authorizer:
         secrets = [self._header.partition(" ")[2]]
         if self._credentials:
             secrets += [self._credentials.secret, _basic(self._credentials).partition(" ")[2]]
+            secrets.append(self._credentials.header.partition(" ")[2] or self._credentials.header)
         return [each for each in secrets if each]
 
-    async def answer(self, url: httpx.URL, challenges: Sequence[Challenge], shown: str, ask: Ask) -> bool:
+    async def answer(self, url: httpx.URL, headers: Sequence[str], shown: str, ask: Ask) -> bool:
         """Prepare the answer to a 401.
 
+        :param headers: its WWW-Authenticate headers
         :param shown: the header the refused request had
         :returns: whether it is worth asking again
         """
@@ -115,7 +132,13 @@ class Authorizer:
         async with self._lock:
             if self._header != shown:
                 return True  # somebody else has just answered
-            for challenge in challenges:
+            if self._find is not None and self._credentials is None:
+                self._credentials = _usable(await self._find(headers))
+                self._find = None
+            if self._credentials and self._credentials.header:
+                self._header = self._credentials.header
+                return self._header != shown
+            for challenge in parse_challenges(headers):
                 if challenge.scheme == "bearer":
                     self._header = f"Bearer {await self._token(challenge.parameters, ask)}"
                     return True
@@ -136,11 +159,11 @@ class Authorizer:
                 hint=f'if you trust it, add "{realm.host}" to token_hosts in '
                 f'[plugins.resolver.registry.hosts."{self._host}"]',
             )
-        query = {"scope": self._scope(parameters.get("scope", ""))}
-        if service := parameters.get("service", ""):
-            query["service"] = service
+        scopes = self._scopes(parameters.get("scope", ""))
+        service = {"service": parameters["service"]} if parameters.get("service") else {}
         if credentials and not credentials.username:
-            form = query | {
+            form = service | {
+                "scope": " ".join(scopes),
                 "grant_type": "refresh_token",
                 "refresh_token": credentials.secret,
                 "client_id": _CLIENT_ID,
@@ -148,6 +171,7 @@ class Authorizer:
             body = await ask(TokenRequest("POST", realm, form=form))
         else:
             private = {"Authorization": _basic(credentials)} if credentials else {}
+            query: dict[str, str | list[str]] = {"scope": scopes, **service}
             body = await ask(TokenRequest("GET", realm.copy_merge_params(query), private=private))
         return self._read(body, realm)
 
@@ -165,11 +189,13 @@ class Authorizer:
             )
         return realm
 
-    def _scope(self, asked: str) -> str:
-        """What to ask a token for: never more than to read this repository, whatever the challenge says."""
-        own = f"repository:{self._path}:pull"
-        others = [each for each in asked.split() if not each.startswith(("repository:", "registry:"))]
-        return " ".join([own, *others]) if not self._credentials else own
+    def _scopes(self, asked: str) -> list[str]:
+        """What to ask a token for: never more than what is to be done here, whatever the challenge says."""
+        own = [f"repository:{self._path}:{self._actions}"]
+        own += [f"repository:{source}:pull" for source in self._sources]
+        if self._credentials:
+            return own
+        return own + [each for each in asked.split() if not each.startswith(("repository:", "registry:"))]
 
     def _read(self, body: bytes, realm: httpx.URL) -> str:
         try:
@@ -184,6 +210,10 @@ class Authorizer:
                 resource=f"registry {self._host}",
             )
         return token
+
+
+def _usable(credentials: Credentials | None) -> Credentials | None:
+    return credentials if credentials and (credentials.secret or credentials.header) else None
 
 
 def _basic(credentials: Credentials) -> str:

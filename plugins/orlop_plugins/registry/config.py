@@ -31,6 +31,12 @@ class RegistryConfig(Config):
     """Wait before the first further try; doubles with each."""
     longest_wait: float = Field(default=60.0, ge=0)
     """The most that a registry's Retry-After is heeded; beyond it the call fails at once."""
+    commit_timeout: float = Field(default=300.0, gt=0)
+    """For a registry to take in what was pushed: it may have to read a large blob once more."""
+    upload_chunk: int = Field(default=0, ge=0)
+    """The most bytes of a blob that one request pushes; 0 is all of it."""
+    host_folders: tuple[str, ...] = ("/etc/orlop/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d")
+    """Folders of HOST/hosts.toml files, with mirrors and certificates; the first that knows a host counts."""
     http2: bool = False
     """Offer HTTP/2. Off, because a blob comes faster over a connection of its own."""
     hosts: dict[str, HostConfig] = Field(default_factory=dict)

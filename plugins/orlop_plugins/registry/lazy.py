@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio import to_thread
 
-from orlopd.plugin import ResolveOptions, Resolver, Source
+from orlopd.plugin import Destination, PushingResolver, ResolveOptions, Source
 
 from .config import RegistryConfig
 
@@ -33,7 +33,7 @@ class LazyResolver:
         self._config = config
         self._log = log
         self._lock = anyio.Lock()
-        self._resolver: Resolver | None = None
+        self._resolver: PushingResolver | None = None
 
     def handles(self, reference: str) -> bool:
         """See :func:`handles`."""
@@ -42,13 +42,22 @@ class LazyResolver:
     @asynccontextmanager
     async def resolve(self, reference: str, options: ResolveOptions = _DEFAULTS) -> AsyncGenerator[Source]:
         """See :class:`orlopd.plugin.Resolver`."""
+        async with (await self._loaded()).resolve(reference, options) as source:
+            yield source
+
+    @asynccontextmanager
+    async def push(self, reference: str, options: ResolveOptions = _DEFAULTS) -> AsyncGenerator[Destination]:
+        """See :class:`orlopd.plugin.PushingResolver`."""
+        async with (await self._loaded()).push(reference, options) as destination:
+            yield destination
+
+    async def _loaded(self) -> PushingResolver:
         async with self._lock:
             if self._resolver is None:
                 self._resolver = await to_thread.run_sync(self._load)
-        async with self._resolver.resolve(reference, options) as source:
-            yield source
+        return self._resolver
 
-    def _load(self) -> Resolver:
+    def _load(self) -> PushingResolver:
         from .resolver import RegistryResolver
 
         # These log URLs and headers, where signatures and tokens are.

@@ -1,57 +1,33 @@
-"""The resolver: references to sources, sources to bytes."""
+"""The resolver: references to the places that serve them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
-import anyio
-import httpx
+from anyio import to_thread
 
-from orlopd.plugin import ResolveOptions
-from orlopd.plugin.errors import (
-    DataLoss,
-    DeadlineExceeded,
-    InvalidArgument,
-    NotFound,
-    OrlopError,
-    Unavailable,
-)
+from orlopd.plugin import Credentials, ResolveOptions
+from orlopd.plugin.errors import FailedPrecondition, OrlopError, Unavailable
 from orlopd.plugin.references import Reference, parse_reference
-from orlopd.plugin.values import Descriptor, check_digest
 
 from . import answers
-from .auth import Authorizer
+from .access import Access, can
+from .auth import Authorizer, Find
 from .config import HostConfig, RegistryConfig
-from .hosts import base_urls, is_loopback
+from .endpoints import Endpoint, find_endpoints
 from .lazy import handles
-from .transport import Ask, TlsTrust, Transport
+from .push import RegistryDestination
+from .source import RegistrySource
+from .transport import Transport
+from .trust import TlsTrust
 
-MANIFEST_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
-_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
-_ACCEPT = ", ".join((*MANIFEST_TYPES, "*/*"))
-_MANIFEST_LIMIT = 8 << 20
 _DEFAULTS = ResolveOptions()
-_PROGRESS = 64 << 10
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_FOREIGN = (
-    "application/vnd.docker.image.rootfs.foreign.",
-    "application/vnd.oci.image.layer.nondistributable.",
-)
 
 
 class RegistryResolver:
-    """References to registries. See :class:`orlopd.plugin.Resolver`."""
+    """References to registries. See :class:`orlopd.plugin.PushingResolver`."""
 
     def __init__(self, config: RegistryConfig, log: logging.Logger) -> None:
         self._config = config
@@ -65,247 +41,123 @@ class RegistryResolver:
     @asynccontextmanager
     async def resolve(
         self, reference: str, options: ResolveOptions = _DEFAULTS
-    ) -> AsyncIterator[RegistrySource]:
+    ) -> AsyncGenerator[RegistrySource]:
         """See :class:`orlopd.plugin.Resolver`."""
         parsed = parse_reference(reference)
-        host = self._config.hosts.get(parsed.host, HostConfig())
-        bases = base_urls(parsed.host, options.plain_http or host.plain_http)
-        async with Transport(parsed.host, self._config, self._trust) as transport:
-            yield await self._first(parsed, bases, host, options, transport)
+        async with AsyncExitStack() as stack:
+            yield await self._first(parsed, await self._ways(stack, parsed, options))
 
-    async def _first(
+    @asynccontextmanager
+    async def push(
+        self, reference: str, options: ResolveOptions = _DEFAULTS
+    ) -> AsyncGenerator[RegistryDestination]:
+        """See :class:`orlopd.plugin.PushingResolver`."""
+        parsed = parse_reference(reference)
+        async with AsyncExitStack() as stack:
+            ways = await self._ways(stack, parsed, options, actions="pull,push")
+            # To the registry itself, even where mirrors could take it: what is pushed is to be found by all.
+            ways = sorted((way for way in ways if can(way, ["push"])), key=lambda way: way.endpoint.is_mirror)
+            if not ways:
+                raise _nowhere(parsed, "be pushed to")
+
+            def permit(access: Access, sources: Sequence[str]) -> Authorizer:
+                return self._authorizer(parsed, access.endpoint, options, "pull,push", sources)
+
+            yield RegistryDestination(ways, permit)
+
+    async def _ways(
+        self, stack: AsyncExitStack, reference: Reference, options: ResolveOptions, *, actions: str = "pull"
+    ) -> Sequence[Access]:
+        host = self._config.hosts.get(reference.host, HostConfig())
+        folders = [options.host_folder] if options.host_folder else self._config.host_folders
+        endpoints = await to_thread.run_sync(
+            find_endpoints, reference.host, options.plain_http or host.plain_http, folders
+        )
+        ways: list[Access] = []
+        for endpoint in endpoints:
+            address = endpoint.base.netloc.decode("ascii", "replace")
+            called = f"{address}, a mirror of {reference.host}," if endpoint.is_mirror else reference.host
+            transport = await stack.enter_async_context(
+                Transport(called, endpoint, self._config, self._trust)
+            )
+            headers = {**({} if endpoint.is_mirror else options.headers), **endpoint.headers}
+            authorizer = self._authorizer(reference, endpoint, options, actions)
+            ways.append(Access(reference, endpoint, transport, authorizer, headers))
+        return ways
+
+    def _authorizer(
         self,
         reference: Reference,
-        bases: Sequence[httpx.URL],
-        host: HostConfig,
+        endpoint: Endpoint,
         options: ResolveOptions,
-        transport: Transport,
-    ) -> RegistrySource:
-        """The source at the first base that speaks our protocol."""
-        refusal: Unavailable | None = None
-        for base in bases:
-            authorizer = Authorizer(
-                reference.host, base, reference.path, options.credentials, host.token_hosts
-            )
-            source = RegistrySource(reference, base, authorizer, transport)
+        actions: str,
+        sources: Sequence[str] = (),
+    ) -> Authorizer:
+        host = self._config.hosts.get(reference.host, HostConfig())
+        return Authorizer(
+            reference.host,
+            endpoint.base,
+            reference.path,
+            # A mirror is another host: it is shown what was given for it, if anything.
+            None if endpoint.is_mirror else options.credentials,
+            host.token_hosts,
+            find=_finder(endpoint, options),
+            actions=actions,
+            sources=sources,
+        )
+
+    async def _first(self, reference: Reference, ways: Sequence[Access]) -> RegistrySource:
+        """The source, resolved at the first place that has the reference."""
+        failed: list[tuple[Access, OrlopError]] = []
+        fetching = [way for way in ways if can(way, ["pull"])]
+        words = ["resolve", "pull"] if reference.digest else ["resolve"]
+        for way in ways:
+            if not can(way, words):
+                continue
+            source = RegistrySource(way, fetching)
             try:
                 await source.resolve()
-            except Unavailable as error:
-                # On loopback only: the first answer is the one to tell, unless TLS it is.
-                if refusal is None or error.reason == answers.UNTRUSTED:
-                    refusal = error
-                self._log.debug(
-                    "%s does not serve %s: %s", answers.where(base), reference.name, error.message
-                )
-            else:
-                return source
-        assert refusal is not None
-        raise refusal
-
-
-class RegistrySource:
-    """A resolved reference. See :class:`orlopd.plugin.Source`."""
-
-    def __init__(
-        self, reference: Reference, base: httpx.URL, authorizer: Authorizer, transport: Transport
-    ) -> None:
-        self._reference = reference
-        self._repository = base.join(f"{reference.path}/")
-        self._authorizer = authorizer
-        self._transport = transport
-        self._descriptor: Descriptor | None = None
-        self._body = b""
-
-    @property
-    def name(self) -> str:
-        """See :class:`orlopd.plugin.Source`."""
-        return self._reference.name
-
-    @property
-    def descriptor(self) -> Descriptor:
-        """See :class:`orlopd.plugin.Source`."""
-        assert self._descriptor is not None, "resolve() comes first"
-        return self._descriptor
-
-    async def resolve(self) -> None:
-        """Ask what the reference points at: by HEAD, or by GET where that does not tell everything."""
-        ask = self._ask(
-            "HEAD", f"manifests/{self._reference.object}", self._image, accept=lambda status: True
-        )
-        async with self._transport.open(ask) as response:
-            if response.status_code == 200:
-                self._descriptor = self._from_head(response.headers)
-        if self._descriptor is None:
-            self._descriptor = await self._from_body()
-
-    def fetch(
-        self, descriptor: Descriptor, offset: int = 0
-    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """See :class:`orlopd.plugin.Source`. A broken transfer is taken up where it broke."""
-        return aclosing(self._chunks(descriptor, offset))
-
-    @property
-    def _image(self) -> str:
-        return f"image {self._reference.name}"
-
-    def _ask(self, method: str, path: str, what: str, **more: Any) -> Ask:
-        headers = {"Accept": _ACCEPT if path.startswith("manifests/") else "*/*"} | more.pop("headers", {})
-        url = self._repository.join(path)
-        return Ask(method, url, what, headers=headers, authorizer=self._authorizer, **more)
-
-    def _from_head(self, headers: httpx.Headers) -> Descriptor | None:
-        media_type = _media_type(headers)
-        digest, length = headers.get("docker-content-digest", ""), headers.get("content-length", "")
-        try:
-            check_digest(digest)
-        except InvalidArgument:
-            return None
-        known = media_type in MANIFEST_TYPES or media_type.startswith(_SCHEMA_1)
-        if not known or not (length.isascii() and length.isdigit() and 0 < int(length) <= 1 << 40):
-            return None
-        self._check_asked(digest)
-        return Descriptor(media_type, digest, int(length))
-
-    async def _from_body(self) -> Descriptor:
-        ask = self._ask("GET", f"manifests/{self._reference.object}", self._image)
-        async with self._transport.open(ask) as response:
-            body = await self._transport.read(response, _MANIFEST_LIMIT, self._image)
-            media_type = _media_type(response.headers)
-        if media_type not in MANIFEST_TYPES and not media_type.startswith(_SCHEMA_1):
-            media_type = _said_inside(body) or media_type
-        algorithm = self._reference.digest.partition(":")[0] or "sha256"
-        digest = f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}"
-        self._check_asked(digest)
-        self._body = body
-        return Descriptor(media_type, digest, len(body))
-
-    def _check_asked(self, digest: str) -> None:
-        asked = self._reference.digest
-        if asked and asked != digest:
-            raise DataLoss(
-                f"registry {self._reference.host} was asked for {asked} of {self._reference.repository} "
-                f"and gave {digest}",
-                reason="DIGEST_MISMATCH",
-                resource=self._image,
-            )
-
-    async def _chunks(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        if self._body and descriptor.digest == self.descriptor.digest:
-            yield self._body[offset:]
-            return
-        done, failures = offset, 0
-        while done < descriptor.size:
-            before = done
-            try:
-                async with aclosing(self._once(descriptor, done)) as chunks:
-                    async for chunk in chunks:
-                        done += len(chunk)
-                        if done > descriptor.size:
-                            raise self._wrong_size(descriptor, "more")
-                        yield chunk
-                problem = self._broken(descriptor, done, "it ended")
-            except httpx.HTTPError as error:
-                problem = self._broken(descriptor, done, answers.clean(str(error)) or type(error).__name__)
-            except DeadlineExceeded as error:
-                problem = error
-                if done == before:
-                    raise
-            failures = 0 if done - before >= _PROGRESS else failures + 1
-            if done < descriptor.size:
-                if failures > self._transport.config.retries:
-                    raise problem
-                await anyio.sleep(self._transport.pause(failures))
-
-    async def _once(self, descriptor: Descriptor, start: int) -> AsyncGenerator[bytes]:
-        """One transfer from ``start`` on; bytes that a server without ranges sends again are dropped."""
-        response = await self._open(descriptor, start)
-        try:
-            skip = self._first_byte(response, descriptor, start)
-            async with aclosing(self._transport.body(response)) as chunks:
-                async for chunk in chunks:
-                    if skip >= len(chunk):
-                        skip -= len(chunk)
-                        continue
-                    yield chunk[skip:]
-                    skip = 0
-        finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
-
-    async def _open(self, descriptor: Descriptor, start: int) -> httpx.Response:
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        kind = "manifests" if descriptor.media_type in MANIFEST_TYPES else "blobs"
-        what = f"{descriptor.digest} of {self._reference.name}"
-        try:
-            return await self._transport.send(
-                self._ask("GET", f"{kind}/{check_digest(descriptor.digest)}", what, headers=headers)
-            )
-        except NotFound:
-            foreign = descriptor.media_type.startswith(_FOREIGN)
-            urls = [url for url in descriptor.urls if foreign and self._is_public(url)]
-            if not urls:
-                raise
-            return await self._foreign(urls, what, headers)
-
-    async def _foreign(self, urls: Sequence[str], what: str, headers: Mapping[str, str]) -> httpx.Response:
-        """A layer that lives elsewhere. The image chose the place: nothing of ours is shown there."""
-        problem: OrlopError | None = None
-        for url in urls:
-            try:
-                return await self._transport.send(Ask("GET", httpx.URL(url), what, headers=headers))
             except OrlopError as error:
-                problem = error
-        assert problem is not None
-        raise problem
-
-    @staticmethod
-    def _is_public(text: str) -> bool:
-        try:
-            url = httpx.URL(text)
-        except httpx.InvalidURL:
-            return False
-        return url.scheme == "https" and bool(url.host) and not url.userinfo and not is_loopback(url.host)
-
-    def _first_byte(self, response: httpx.Response, descriptor: Descriptor, start: int) -> int:
-        """How many bytes of the body come before ``start``.
-
-        :raises DataLoss: the server says another size than the manifest
-        """
-        length = response.headers.get("content-length", "")
-        if response.status_code == 206:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
-            if not match or int(match[1]) != start or match[3] not in ("*", str(descriptor.size)):
-                raise self._wrong_size(descriptor, "another range")
-            return 0
-        if length.isascii() and length.isdigit() and int(length) != descriptor.size:
-            raise self._wrong_size(descriptor, f"{length} bytes")
-        return start
-
-    def _wrong_size(self, descriptor: Descriptor, what: str) -> DataLoss:
-        return DataLoss(
-            f"registry {self._reference.host} sends {what} for {descriptor.digest}; "
-            f"the image says {descriptor.size} bytes",
-            reason="SIZE_MISMATCH",
-            resource=self._image,
-        )
-
-    def _broken(self, descriptor: Descriptor, done: int, how: str) -> Unavailable:
-        return Unavailable(
-            f"registry {self._reference.host} breaks off {descriptor.digest} after {done} of "
-            f"{descriptor.size} bytes: {how}",
-            reason="TRUNCATED",
-            resource=self._image,
-        )
+                if not way.endpoint.is_mirror and not isinstance(error, Unavailable):
+                    raise
+                failed.append((way, error))
+                place = answers.where(way.endpoint.base)
+                self._log.debug("%s does not serve %s: %s", place, reference.name, error.message)
+            else:
+                # Where the registry answers over plain HTTP on loopback, it is not asked over TLS as well.
+                others = (
+                    [] if way.endpoint.is_mirror else [each for each in ways if not each.endpoint.is_mirror]
+                )
+                source.avoid([*(each for each, _ in failed), *(each for each in others if each is not way)])
+                return source
+        raise _worst(failed) or _nowhere(reference, "be resolved at")
 
 
-def _media_type(headers: httpx.Headers) -> str:
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
+def _worst(failed: Sequence[tuple[Access, OrlopError]]) -> OrlopError | None:
+    """What to tell of places that all failed: the registry's own word, not its mirrors'.
+
+    On loopback, where it is asked twice, the first, unless TLS is what the second is about.
+    """
+    own = [error for way, error in failed if not way.endpoint.is_mirror]
+    told = own or [error for _, error in failed]
+    untrusted = [error for error in told if error.reason == answers.UNTRUSTED]
+    return next(iter([*untrusted, *told]), None)
 
 
-def _said_inside(body: bytes) -> str:
-    """The media type that a manifest states itself, for registries that serve it as plain JSON."""
-    try:
-        said = json.loads(body).get("mediaType", "")
-    except (ValueError, RecursionError, AttributeError):
-        return ""
-    return said if isinstance(said, str) else ""
+def _finder(endpoint: Endpoint, options: ResolveOptions) -> Find | None:
+    lookup = options.lookup
+    if lookup is None:
+        return None
+
+    async def find(challenges: Sequence[str]) -> Credentials | None:
+        return await lookup(endpoint.base.netloc.decode("ascii", "replace"), challenges)
+
+    return find
+
+
+def _nowhere(reference: Reference, what: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the hosts.toml for {reference.host} leaves no place that {reference.name} may {what}",
+        reason="NO_ENDPOINT",
+        resource=f"image {reference.name}",
+    )

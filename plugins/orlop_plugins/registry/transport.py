@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import socket
@@ -14,15 +15,16 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-import anyio.to_thread
 import httpx
 
 from orlopd.plugin.errors import DeadlineExceeded, OrlopError, Unavailable
 
 from . import answers
-from .auth import Authorizer, TokenRequest, parse_challenges
+from .auth import Authorizer, TokenRequest
 from .config import RegistryConfig
+from .endpoints import SYSTEM_TRUST, Endpoint, Tls
 from .hosts import is_loopback, origin
+from .trust import TlsTrust
 
 _HOPS = 10
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
@@ -30,6 +32,9 @@ _BROKEN = (httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError)
 _FINAL = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _ERROR_BODY = 16 << 10
+_KEEPING = frozenset({307, 308})
+"""Redirects that keep the method; others turn what writes into a GET, which is not what was asked."""
+_ANY = frozenset({301, 302, 303}) | _KEEPING
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +49,30 @@ class Ask:
     form: Mapping[str, str] = field(default_factory=dict, repr=False)
     authorizer: Authorizer | None = None
     accept: Callable[[int], bool] = lambda status: 200 <= status < 300
-
-
-class TlsTrust:
-    """The machine's trusted authorities, read once, off the event loop."""
-
-    def __init__(self) -> None:
-        self._context: ssl.SSLContext | None = None
-
-    async def context(self) -> ssl.SSLContext:
-        """The context that every connection shares."""
-        if self._context is None:
-            self._context = await anyio.to_thread.run_sync(_system_trust)
-        return self._context
+    content: Callable[[], AsyncGenerator[bytes]] | None = None
+    """Makes the body, anew for each time it is sent; ``length`` bytes."""
+    length: int = 0
+    tries: int | None = None
+    """The most tries; the config's number when None."""
+    patience: float | None = None
+    """Seconds for the answer's head; the config's when None."""
 
 
 class Transport:
-    """Connections to a registry and the places it redirects to; an async context manager."""
+    """Connections to an endpoint and the places it redirects to; an async context manager.
 
-    def __init__(self, host: str, config: RegistryConfig, trust: TlsTrust) -> None:
+    :param host: what to call the registry in errors
+    """
+
+    def __init__(self, host: str, endpoint: Endpoint, config: RegistryConfig, trust: TlsTrust) -> None:
         self.host = host
         self.config = config
+        self._endpoint = endpoint
         self._trust = trust
         self._stack = AsyncExitStack()
-        self._clients: dict[bool, httpx.AsyncClient] = {}
-        self._seconds = {"connect": config.connect_timeout, "first_byte": config.first_byte_timeout}
+        self._clients: dict[tuple[bool, Tls], httpx.AsyncClient] = {}
+        self._connect = endpoint.connect_timeout or config.connect_timeout
+        self._seconds = {"connect": self._connect, "first_byte": config.first_byte_timeout}
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,7 +102,7 @@ class Transport:
         attempt = 0
         while True:
             wait = self.pause(attempt)
-            last = attempt >= self.config.retries
+            last = attempt + 1 >= (self.config.retries + 1 if ask.tries is None else ask.tries)
             try:
                 response = await self._follow(ask)
             except _BROKEN as error:
@@ -188,15 +192,15 @@ class Transport:
                 headers["Authorization"] = shown
             if origin(url) == origin(ask.url):
                 headers.update(ask.private)
-            response = await self._once(ask.method, url, headers, ask.form)
+            response = await self._once(ask, url, headers)
             status = response.status_code
             try:
-                if status in (301, 302, 303, 307, 308) and not ask.form and "location" in response.headers:
+                if self._redirects(ask, status) and "location" in response.headers:
                     hops += 1
                     url = self._next(url, response.headers["location"], hops)
                 elif status == 401 and ask.authorizer and not challenged:
                     challenged = True
-                    challenges = parse_challenges(response.headers.get_list("www-authenticate"))
+                    challenges = response.headers.get_list("www-authenticate")
                     if not await ask.authorizer.answer(url, challenges, shown, self.token):
                         return response
                     url = ask.url
@@ -207,14 +211,37 @@ class Transport:
                 raise
             await _close(response)
 
-    async def _once(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str], form: Mapping[str, str]
-    ) -> httpx.Response:
-        client = await self._client(is_loopback(url.host))
-        request = client.build_request(method, url, headers=dict(headers), data=dict(form) or None)
+    @staticmethod
+    def _redirects(ask: Ask, status: int) -> bool:
+        # A form holds a token: it goes nowhere but where it was addressed to.
+        return not ask.form and status in (_ANY if ask.method in ("GET", "HEAD") else _KEEPING)
+
+    async def _once(self, ask: Ask, url: httpx.URL, headers: Mapping[str, str]) -> httpx.Response:
+        client = await self._client(url)
+        patience = ask.patience or self.config.first_byte_timeout
         # httpx counts the first byte's deadline anew with each packet; a slow drip of headers must end too.
-        with anyio.fail_after(self.config.connect_timeout + self.config.first_byte_timeout):
+        with anyio.fail_after(self._connect + patience) as deadline:
+            content = None
+            if ask.content is not None:
+                headers = {**headers, "Content-Length": str(ask.length)}
+                content = self._paced(ask.content(), deadline, patience)
+            request = client.build_request(
+                ask.method, url, headers=dict(headers), data=dict(ask.form) or None, content=content
+            )
+            if ask.patience:
+                request.extensions["timeout"] = {**request.extensions["timeout"], "read": ask.patience}
             return await client.send(request, stream=True)
+
+    async def _paced(
+        self, content: AsyncGenerator[bytes], deadline: anyio.CancelScope, patience: float
+    ) -> AsyncGenerator[bytes]:
+        """A body whose pieces have the stall's deadline each, and whose end begins that of the answer."""
+        async with aclosing(content):
+            async for piece in content:
+                deadline.deadline = anyio.current_time() + self.config.stall_timeout
+                yield piece
+                deadline.deadline = math.inf  # our own slowness does not count
+        deadline.deadline = anyio.current_time() + patience
 
     def _next(self, here: httpx.URL, location: str, hops: int) -> httpx.URL:
         about = {"resource": f"registry {self.host}"}
@@ -240,11 +267,15 @@ class Transport:
             )
         return url
 
-    async def _client(self, loopback: bool) -> httpx.AsyncClient:
-        if loopback not in self._clients:
-            context = await self._trust.context()
-            if loopback in self._clients:
-                return self._clients[loopback]
+    async def _client(self, url: httpx.URL) -> httpx.AsyncClient:
+        loopback = is_loopback(url.host)
+        # Its certificates are shown to the endpoint alone, and what it may skip is checked elsewhere.
+        tls = self._endpoint.tls if url.host == self._endpoint.base.host else SYSTEM_TRUST
+        key = (loopback, tls)
+        if key not in self._clients:
+            context = await self._trust.context(tls)
+            if key in self._clients:
+                return self._clients[key]
             config = self.config
             client = httpx.AsyncClient(
                 verify=context,
@@ -252,9 +283,9 @@ class Transport:
                 # A proxy of the environment would look for loopback on its own machine.
                 trust_env=not loopback,
                 timeout=httpx.Timeout(
-                    connect=config.connect_timeout,
+                    connect=self._connect,
                     read=max(config.first_byte_timeout, config.stall_timeout),
-                    write=config.first_byte_timeout,
+                    write=config.stall_timeout,
                     pool=None,
                 ),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
@@ -262,11 +293,29 @@ class Transport:
                 headers={"User-Agent": "orlop"},
                 follow_redirects=False,
             )
-            self._clients[loopback] = client
+            self._clients[key] = client
             await self._stack.enter_async_context(client)
-        return self._clients[loopback]
+        return self._clients[key]
+
+    async def explain(self, response: httpx.Response, authorizer: Authorizer) -> str:
+        """What an answer that is a refusal says, as the end of a sentence; "" where it says nothing."""
+        detail = authorizer.hide(answers.detail(await self._error_body(response)))
+        return f": {detail}" if detail else ""
 
     async def _refused(self, response: httpx.Response, ask: Ask) -> OrlopError:
+        body = await self._error_body(response)
+        authorizer = ask.authorizer
+        return answers.from_status(
+            response.status_code,
+            body,
+            response.headers,
+            host=self.host,
+            what=ask.what,
+            hide=authorizer.hide if authorizer else lambda text: _hide_private(text, ask),
+        )
+
+    @staticmethod
+    async def _error_body(response: httpx.Response) -> bytes:
         body = b""
         try:
             with anyio.move_on_after(5):
@@ -278,15 +327,7 @@ class Transport:
             pass  # the status says enough
         finally:
             await _close(response)
-        authorizer = ask.authorizer
-        return answers.from_status(
-            response.status_code,
-            body[:_ERROR_BODY],
-            response.headers,
-            host=self.host,
-            what=ask.what,
-            hide=authorizer.hide if authorizer else lambda text: _hide_private(text, ask),
-        )
+        return body[:_ERROR_BODY]
 
     def _failed(self, error: httpx.HTTPError | httpx.InvalidURL | TimeoutError, ask: Ask) -> OrlopError:
         host = self.host
@@ -308,14 +349,3 @@ def _hopeless(error: Exception) -> bool:
 async def _close(response: httpx.Response) -> None:
     with anyio.CancelScope(shield=True):
         await response.aclose()
-
-
-def _system_trust() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile is None and paths.capath is None:
-        # A bare system without ca-certificates: what httpx brings is better than nothing.
-        import certifi
-
-        context.load_verify_locations(certifi.where())
-    return context
