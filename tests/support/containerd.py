@@ -18,9 +18,10 @@ CONFIG = """
 version = 2
 root = "{folder}/root"
 state = "{folder}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = {disabled}
 [grpc]
 address = "{folder}/containerd.sock"
+{more}
 """
 
 
@@ -33,8 +34,11 @@ class Peer:
 
 
 @contextlib.contextmanager
-def containerd() -> Iterator[Peer]:
-    """Run containerd until the context is left; its shims and mounts go with it."""
+def containerd(path: str = "") -> Iterator[Peer]:
+    """Run containerd until the context is left; its shims and mounts go with it.
+
+    :param path: folders, joined by ":", where it looks for programs first
+    """
     with tempfile.TemporaryDirectory(prefix="ctrd-", dir="/tmp") as name:
         folder = Path(name)
         config = folder / "config.toml"
@@ -42,7 +46,11 @@ def containerd() -> Iterator[Peer]:
         address = str(folder / "containerd.sock")
         with (folder / "log").open("wb") as log:
             daemon = subprocess.Popen(
-                ["containerd", "--config", str(config)], stdout=log, stderr=log, start_new_session=True
+                ["containerd", "--config", str(config)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]},
+                start_new_session=True,
             )
         try:
             deadline = time.monotonic() + 20

@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +23,11 @@ from setproctitle import setproctitle, setthreadtitle
 from orlop_protos.containerd.task.v3 import shim_pb2_grpc as task_grpc
 from orlop_protos.orlop.shim.v1 import shim_pb2_grpc as api_grpc
 
+from ...ttrpc import TtrpcServer
 from .. import journal
 from ..shims import identity
+from .answer import methods
+from .publish import publish
 from .reaper import Reaper
 from .service import Shim, ShimService, TaskService
 
@@ -31,6 +36,7 @@ log = logging.getLogger(__name__)
 LOG = "shim.log"
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE = 0.5
+_LAST_EVENTS = 5.0
 _IDLE = 60.0
 """Seconds after which a shim that never got a container ends: who started it must be dead."""
 _MAX_MESSAGE = 16 << 20
@@ -49,6 +55,8 @@ class Order:
     :param address: the path of its socket
     :param root: the OCI runtime's state folder
     :param stall: seconds that an attached client may keep a container waiting
+    :param protocol: what the socket speaks, "grpc" or "ttrpc"
+    :param publish: the ttrpc socket of a containerd that wants the events; "" where somebody reads them here
     """
 
     namespace: str
@@ -57,6 +65,8 @@ class Order:
     address: str
     root: str
     stall: float = 10.0
+    protocol: str = "grpc"
+    publish: str = ""
 
     def pack(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -142,27 +152,60 @@ async def _run(order: Order, ready: int) -> None:
     shim = Shim(
         order.namespace, Path(order.root), order.stall, reaper, journal.Journal(bundle / journal.FILE)
     )
-    server = grpc.aio.server(options=_OPTIONS)
-    task_grpc.add_TaskServicer_to_server(TaskService(shim), server)
-    api_grpc.add_ShimServiceServicer_to_server(ShimService(shim), server)
-    _bind(server, order.address)
-    await server.start()
-    loop.call_later(_IDLE, shim.end_if_unused)
-    tell(ready, pid=os.getpid())
+    async with _serving(shim, order):
+        loop.call_later(_IDLE, shim.end_if_unused)
+        tell(ready, pid=os.getpid())
+        if order.publish:
+            await _publish_until(shim, order)
+        else:
+            await shim.stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def _serving(shim: Shim, order: Order) -> AsyncIterator[None]:
+    """Answer on the socket until the context is left."""
+    _unlink(order.address)
+    before = os.umask(0o177)  # the socket's mode is 0600 from its first moment
     try:
-        await shim.stop.wait()
+        if order.protocol == "ttrpc":
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(order.address)
+            listener.listen(64)
+            serving: Any = TtrpcServer(listener, methods(TaskService(shim)))
+        else:
+            server = grpc.aio.server(options=_OPTIONS)
+            task_grpc.add_TaskServicer_to_server(TaskService(shim), server)
+            api_grpc.add_ShimServiceServicer_to_server(ShimService(shim), server)
+            server.add_insecure_port(f"unix:{order.address}")
+            serving = _running(server)
     finally:
-        await server.stop(_GRACE)
+        os.umask(before)
+    try:
+        async with serving:
+            yield
+    finally:
         _unlink(order.address)
 
 
-def _bind(server: grpc.aio.Server, address: str) -> None:
-    _unlink(address)
-    before = os.umask(0o177)  # the socket's mode is 0600 from its first moment
+@contextlib.asynccontextmanager
+async def _running(server: grpc.aio.Server) -> AsyncIterator[None]:
+    await server.start()
     try:
-        server.add_insecure_port(f"unix:{address}")
+        yield
     finally:
-        os.umask(before)
+        await server.stop(_GRACE)
+
+
+async def _publish_until(shim: Shim, order: Order) -> None:
+    """Forward events until the shim is told to stop, and then for a moment what is left."""
+    publisher = asyncio.create_task(publish(shim.journal, order.namespace, order.publish))
+    try:
+        await shim.stop.wait()
+        await asyncio.wait([publisher], timeout=_LAST_EVENTS)
+    finally:
+        publisher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await publisher
 
 
 def _unlink(address: str) -> None:

@@ -1,0 +1,159 @@
+"""The answering side: a server on a listening unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from google.protobuf.message import DecodeError, Message
+
+from orlop_protos.ttrpc import request_pb2
+from orlopd.plugin.errors import DeadlineExceeded, Internal, InvalidArgument, OrlopError, Unimplemented
+
+from .frames import Flag, Frame, FrameError, FrameReader, FrameType
+from .status import status_of
+
+log = logging.getLogger(__name__)
+
+_HIGH_WATER = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How one method is answered: the request's message, and who makes a reply of it.
+
+    What ``answer`` raises of the house's errors goes to the caller; anything else is logged and told as
+    Internal.
+    """
+
+    request: type[Message]
+    answer: Callable[[Any], Awaitable[Message]]
+
+
+class TtrpcServer:
+    """Serves methods on a socket that is bound and listens already; an async context manager.
+
+    Leaving it closes the socket and all connections and cancels what is under way.
+    """
+
+    def __init__(self, listener: socket.socket, methods: Mapping[tuple[str, str], Handler]) -> None:
+        """:param methods: by full service name and method name"""
+        self._listener = listener
+        self._methods = methods
+        self._connections: set[_Connection] = set()
+        self._server: asyncio.AbstractServer | None = None
+
+    async def __aenter__(self) -> Self:
+        self._listener.setblocking(False)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: _Connection(self._methods, self._connections), sock=self._listener
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        connections = list(self._connections)
+        for connection in connections:
+            connection.end()
+        for connection in connections:
+            await connection.idle()
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, methods: Mapping[tuple[str, str], Handler], connections: set[_Connection]) -> None:
+        self._methods = methods
+        self._all = connections
+        self._frames = FrameReader()
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self._all.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._all.discard(self)
+        for call in self._calls.values():
+            call.cancel()
+
+    def pause_writing(self) -> None:
+        """A caller that does not read gets no more answered until it does."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._frames.feed(data):
+                self._take(frame)
+        except FrameError as error:
+            log.warning("a connection is cut off: %s", error)
+            self.end()
+
+    def end(self) -> None:
+        """Close the connection and cancel its calls."""
+        if self._transport is not None:
+            self._transport.close()
+        for call in self._calls.values():
+            call.cancel()
+
+    async def idle(self) -> None:
+        """Return when no call is under way any more."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._calls.values(), return_exceptions=True)
+
+    def _take(self, frame: Frame) -> None:
+        if frame.type != FrameType.REQUEST:
+            return  # more of a stream that was refused, or of a kind that later versions have
+        if frame.stream % 2 == 0 or frame.stream in self._calls:
+            self._refuse(frame.stream, InvalidArgument(f"{frame.stream} is no number for a new stream"))
+            return
+        call = asyncio.get_running_loop().create_task(self._answer(frame))
+        self._calls[frame.stream] = call
+        call.add_done_callback(lambda _: self._calls.pop(frame.stream, None))
+
+    async def _answer(self, frame: Frame) -> None:
+        try:
+            request = request_pb2.Request.FromString(frame.payload)
+            handler = self._methods.get((request.service, request.method))
+            if handler is None:
+                raise Unimplemented(f"/{request.service}/{request.method} is not served here")
+            if not frame.flags & Flag.REMOTE_CLOSED and frame.flags & Flag.REMOTE_OPEN:
+                raise Unimplemented("streams are not served here")
+            message = handler.request()
+            message.ParseFromString(request.payload)
+            limit = request.timeout_nano / 1e9 if request.timeout_nano > 0 else None
+            async with asyncio.timeout(limit):
+                reply = await handler.answer(message)
+            self._send(frame.stream, request_pb2.Response(payload=reply.SerializeToString()))
+        except OrlopError as error:
+            self._refuse(frame.stream, error)
+        except DecodeError as error:
+            self._refuse(frame.stream, InvalidArgument(f"malformed request: {error}"))
+        except TimeoutError:
+            self._refuse(frame.stream, DeadlineExceeded("the caller's deadline has passed"))
+        except Exception as error:
+            log.exception("a call failed")
+            self._refuse(frame.stream, Internal(f"{type(error).__name__}: {error}"))
+
+    def _refuse(self, stream: int, error: OrlopError) -> None:
+        self._send(stream, request_pb2.Response(status=status_of(error)))
+
+    def _send(self, stream: int, response: request_pb2.Response) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        frame = Frame(stream, FrameType.RESPONSE, 0, response.SerializeToString())
+        try:
+            self._transport.write(frame.pack())
+        except InvalidArgument as error:
+            self._refuse(stream, error)
