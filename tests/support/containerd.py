@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +35,18 @@ class Peer:
 
 
 @contextlib.contextmanager
-def containerd(path: str = "") -> Iterator[Peer]:
+def containerd(path: str = "", more: str = "", disabled: Sequence[str] = ()) -> Iterator[Peer]:
     """Run containerd until the context is left; its shims and mounts go with it.
 
     :param path: folders, joined by ":", where it looks for programs first
+    :param more: what goes into its config file besides
+    :param disabled: plugins of its own not to load
     """
     with tempfile.TemporaryDirectory(prefix="ctrd-", dir="/tmp") as name:
         folder = Path(name)
         config = folder / "config.toml"
-        config.write_text(CONFIG.format(folder=folder))
+        off = json.dumps(["io.containerd.grpc.v1.cri", *disabled])
+        config.write_text(CONFIG.format(folder=folder, disabled=off, more=more))
         address = str(folder / "containerd.sock")
         with (folder / "log").open("wb") as log:
             daemon = subprocess.Popen(
