@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -21,12 +22,14 @@ from orlopd.plugin.errors import (
     InvalidArgument,
     NotFound,
 )
+from orlopd.plugin.snapshots import REBASE_LABEL
 from orlopd.plugin.values import Descriptor, Labels, Mount, Platform, chain_id
 
 from . import manifests, platforms
 from .content import Content
 from .diffs import UNCOMPRESSED_LABEL, Diffs
 from .fetch import add_labels
+from .flow import task_group
 from .leases import Leases, Resource
 from .locks import KeyedLocks
 from .manifests import ImageConfig, Manifest
@@ -43,6 +46,18 @@ Ready = Callable[[int], Awaitable[None]]
 
 async def _present(number: int) -> None:
     return
+
+
+@dataclass(eq=False)
+class _Layer:
+    """A layer to unpack: its blob, what it unpacks to, the chain it ends, and the one below."""
+
+    blob: Descriptor
+    diff_id: str
+    chain: str
+    below: _Layer | None
+    ready: Callable[[], Awaitable[None]]
+    committed: anyio.Event = field(default_factory=anyio.Event)
 
 
 class Unpacker:
@@ -179,48 +194,61 @@ class Unpacker:
         report: Report,
         ready: Ready,
     ) -> None:
-        parent = ""
+        parts: list[_Layer] = []
         for number, layer in enumerate(layers):
+            below = parts[-1] if parts else None
             chain = chain_id(diff_ids[: number + 1])
-            wait = partial(ready, number)
-            async with self._locks.hold(f"{scope.namespace}/{snapshotter.name}/{chain}"):
-                await self._layer(scope, snapshotter, layer, diff_ids[number], parent, chain, report, wait)
-            parent = chain
+            parts.append(_Layer(layer, diff_ids[number], chain, below, partial(ready, number)))
+        if snapshotter.rebases:
+            async with task_group() as group:
+                for part in parts:
+                    group.start_soon(self._once, scope, snapshotter, part, report)
+        else:
+            for part in parts:
+                await self._once(scope, snapshotter, part, report)
+
+    async def _once(
+        self, scope: Scope, snapshotter: NamespacedSnapshotter, layer: _Layer, report: Report
+    ) -> None:
+        """Unpack a layer, unless somebody else is doing that: then wait for it.
+
+        Whoever has the lock of a chain waits for the chains below it only, so that nobody waits in a ring.
+        """
+        async with self._locks.hold(f"{scope.namespace}/{snapshotter.name}/{layer.chain}"):
+            await self._layer(scope, snapshotter, layer, BlobReport(report, layer.blob, BlobKind.LAYER))
+        layer.committed.set()
 
     async def _layer(
-        self,
-        scope: Scope,
-        snapshotter: NamespacedSnapshotter,
-        layer: Descriptor,
-        diff_id: str,
-        parent: str,
-        chain: str,
-        report: Report,
-        ready: Callable[[], Awaitable[None]],
+        self, scope: Scope, snapshotter: NamespacedSnapshotter, layer: _Layer, progress: BlobReport
     ) -> None:
-        progress = BlobReport(report, layer, BlobKind.LAYER)
-        labels = _labels_for(layer, chain)
-        async with _extraction(snapshotter, scope, parent, chain, labels) as prepared:
+        labels = _labels_for(layer.blob, layer.chain)
+        parent = layer.below.chain if layer.below else ""
+        beside = bool(parent) and snapshotter.rebases
+        if beside:
+            await layer.ready()
+        async with _extraction(snapshotter, scope, parent, layer.chain, labels, beside=beside) as prepared:
             if prepared is None:
                 return
-            await ready()
+            await layer.ready()
             key, mounts = prepared
             progress.state(BlobState.UNPACKING, 0)
             applied = await self._diffs.apply(
-                scope, layer, mounts, progress=lambda done: progress.state(BlobState.UNPACKING, done)
+                scope, layer.blob, mounts, progress=lambda done: progress.state(BlobState.UNPACKING, done)
             )
-            if applied.digest != diff_id:
+            if applied.digest != layer.diff_id:
                 raise DataLoss(
-                    f"layer {layer.digest} does not match: the image's configuration says it unpacks "
-                    f"to {diff_id}, it unpacked to {applied.digest}",
+                    f"layer {layer.blob.digest} does not match: the image's configuration says it unpacks "
+                    f"to {layer.diff_id}, it unpacked to {applied.digest}",
                     reason="DIFF_ID_MISMATCH",
-                    resource=f"blob {layer.digest}",
+                    resource=f"blob {layer.blob.digest}",
                 )
+            if layer.below:
+                await layer.below.committed.wait()
             with suppress(AlreadyExists):  # by another client; then the extraction is dropped
-                await snapshotter.commit(scope, chain, key, labels)
+                await snapshotter.commit(scope, layer.chain, key, labels, parent=parent)
         progress.state(BlobState.UNPACKED)
-        info = await self._content.info(scope, layer.digest)
-        await add_labels(self._content, scope, info, {UNCOMPRESSED_LABEL: diff_id})
+        info = await self._content.info(scope, layer.blob.digest)
+        await add_labels(self._content, scope, info, {UNCOMPRESSED_LABEL: layer.diff_id})
 
     async def _serves(
         self, scope: Scope, manifest: Manifest, want: Platform, declared: Platform | None
@@ -240,17 +268,27 @@ class Unpacker:
 
 @asynccontextmanager
 async def _extraction(
-    snapshotter: NamespacedSnapshotter, scope: Scope, parent: str, chain: str, labels: Labels
+    snapshotter: NamespacedSnapshotter,
+    scope: Scope,
+    parent: str,
+    chain: str,
+    labels: Labels,
+    *,
+    beside: bool,
 ) -> AsyncGenerator[tuple[str, Sequence[Mount]] | None]:
     """An active snapshot to unpack into, removed at the end unless it was committed.
 
+    :param beside: its parent is not there yet; it gets it when it is committed
     None where the chain is there already, be it by an earlier unpack or because a remote snapshotter
     has it. The scope's lease holds it either way.
     """
     for attempt in range(3):
         key = f"extract-{time.time_ns() % 10**9}-{secrets.token_urlsafe(3)} {chain}"
         try:
-            mounts = await snapshotter.prepare(scope, key, parent, labels)
+            if beside:
+                mounts = await snapshotter.prepare(scope, key, "", {**labels, REBASE_LABEL: "true"})
+            else:
+                mounts = await snapshotter.prepare(scope, key, parent, labels)
             break
         except AlreadyExists:
             if await _exists(snapshotter, scope, chain):

@@ -37,6 +37,76 @@ def implied(*, userxattr: bool = False) -> str:
     return ("user." if userxattr else "trusted.") + "orlop.implied"
 
 
+class Below:
+    """What layers show together where a layer is to go on top of them.
+
+    :param folders: their directories, topmost first
+    """
+
+    def __init__(self, folders: Sequence[Folder], *, userxattr: bool = False) -> None:
+        self._folders = folders
+        self._opaque = opaque(userxattr=userxattr)
+
+    def has(self, path: str | bytes) -> bool:
+        """Whether there is anything at ``path``. What a symlink of theirs leads to does not count."""
+        found = self._find(os.fsencode(path))
+        if found is not None:
+            os.close(found)
+        return found is not None
+
+    def directory(self, path: str | bytes) -> Folder | None:
+        """The topmost layer's directory at ``path``, if that is one."""
+        found = self._find(os.fsencode(path)) if path else None
+        try:
+            if found is not None:
+                return Folder(openat2(found, ".", _FOLDER))
+            return Folder(os.dup(self._folders[0].fd)) if self._folders and not path else None
+        except NotADirectoryError:
+            return None
+        finally:
+            if found is not None:
+                os.close(found)
+
+    def top_names(self) -> set[str]:
+        """Every name in their top directories, those that one of them hides included."""
+        return {name for folder in self._folders for name, _ in scan(folder)}
+
+    def _find(self, path: bytes) -> int | None:
+        for folder in self._folders:
+            try:
+                found = openat2(folder.fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=_RESOLVE)
+            except FileNotFoundError:
+                if self._closed(folder, path):
+                    return None
+                continue
+            except OSError as error:
+                # Something else is in the way, and hides what is further down.
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    return None
+                raise
+            if _is_whiteout(os.fstat(found)):
+                os.close(found)
+                return None
+            return found
+        return None
+
+    def _closed(self, folder: Folder, path: bytes) -> bool:
+        """Whether a directory on the way to ``path`` hides what is further down."""
+        while b"/" in path:
+            path = path.rpartition(b"/")[0]
+            try:
+                here = Folder(openat2(folder.fd, path, _FOLDER, resolve=_RESOLVE))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    return True
+                raise
+            if _has(here.fd, self._opaque):
+                return True
+        return False
+
+
 def settle(layer: Path, lowers: Sequence[Path], *, userxattr: bool = False) -> None:
     """Fit an unpacked layer to the directories below it, topmost first: drop marks that hide nothing (overlay
     would list them as files), carry out those on the root, which overlay does not look at, and give implied
@@ -50,10 +120,10 @@ def settle(layer: Path, lowers: Sequence[Path], *, userxattr: bool = False) -> N
 class _Settling:
     def __init__(self, layer: Path, lowers: Sequence[Path], userxattr: bool) -> None:
         self._root = Folder.open(layer)
-        self._lowers = [Folder.open(path) for path in lowers]
+        self._below = Below([Folder.open(path) for path in lowers], userxattr=userxattr)
         self._opaque = opaque(userxattr=userxattr)
         self._implied = implied(userxattr=userxattr)
-        self._times: list[tuple[Folder, str, int]] = []
+        self._times: list[tuple[Folder, str, int, bool]] = []
 
     def run(self) -> None:
         # A directory, below an open folder; its path from the top, which is what the lower layers know it
@@ -71,49 +141,38 @@ class _Settling:
                 inner, outer = (f"{path}/{name}" if path else name), (f"{whole}/{name}" if whole else name)
                 if stat.S_ISDIR(info.st_mode):
                     pending.append((folder, inner, outer, closed))
-                elif _is_whiteout(info) and (closed or not self._below_has(outer)):
+                elif _is_whiteout(info) and (closed or not self._below.has(outer)):
                     os.unlink(inner, dir_fd=folder.fd)
-        # What was made and removed has changed the times of the directories it was in.
-        for folder, path, mtime in self._times:
+        # What was made and removed has changed the times of the directories it was in; those inside first.
+        for folder, path, mtime, needless in reversed(self._times):
+            if needless:
+                try:
+                    os.rmdir(path, dir_fd=folder.fd)
+                    continue
+                except OSError as error:
+                    if error.errno != errno.ENOTEMPTY:
+                        raise
             os.utime(_at(folder, path), ns=(mtime, mtime))
 
     def _keep_time(self, folder: Folder, path: str, whole: str) -> None:
         here = _at(folder, path)
-        mtime = os.stat(here).st_mtime_ns
+        mtime, needless = os.stat(here).st_mtime_ns, False
         if _take(here, self._implied):
-            below = self._directory_below(whole)
+            below = self._below.directory(whole)
             if below is not None:
-                mtime = _copy_attributes(f"/proc/self/fd/{below.fd}", here)
-        self._times.append((folder, path, mtime))
+                mtime = _copy_attributes(below.fd, here)
+            else:
+                needless = bool(whole)  # if it was there for whiteouts only
+        self._times.append((folder, path, mtime, needless))
 
     def _hide_all(self) -> None:
         own = dict(scan(self._root))
-        for name in sorted({name for folder in self._lowers for name, _ in scan(folder)}):
+        for name in sorted(self._below.top_names()):
             info = own.get(name)
             if info is None:
                 os.mknod(name, stat.S_IFCHR, 0, dir_fd=self._root.fd)
             elif stat.S_ISDIR(info.st_mode):
                 os.setxattr(_at(self._root, name), self._opaque, b"y", follow_symlinks=False)
-
-    def _below_has(self, path: str) -> bool:
-        for folder in self._lowers:
-            try:
-                os.close(openat2(folder.fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=_RESOLVE))
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                    continue
-            return True
-        return False
-
-    def _directory_below(self, path: str) -> Folder | None:
-        for folder in self._lowers:
-            try:
-                return folder.below(path)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                return None  # something else is there, which hides what is further down
-        return None
 
 
 def _at(folder: Folder, path: str) -> str:
@@ -124,9 +183,9 @@ def _is_whiteout(info: os.stat_result) -> bool:
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
-def _has(path: str, name: str) -> bool:
+def _has(path: str | int, name: str) -> bool:
     try:
-        return bool(os.getxattr(path, name, follow_symlinks=False))
+        return bool(os.getxattr(path, name, follow_symlinks=isinstance(path, int)))
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return False
@@ -141,7 +200,7 @@ def _take(path: str, name: str) -> bool:
     return True
 
 
-def _copy_attributes(source: str, target: str) -> int:
+def _copy_attributes(source: int, target: str) -> int:
     info = os.stat(source)
     os.chown(target, info.st_uid, info.st_gid)
     os.chmod(target, stat.S_IMODE(info.st_mode))

@@ -143,7 +143,7 @@ class HostileArchives(DifferBase):
             begun = time.monotonic()
             with pytest.raises(InvalidArgument):
                 await self.apply(differ, host.bind("layer"), archive([head, Member("a")]))
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 30  # what is not linear takes many minutes
 
     async def test_cve_2026_41567_nothing_of_the_layer_is_run(self, differ: Differ, host: Host) -> None:
         trap = b"open('/trapped', 'w')\n"

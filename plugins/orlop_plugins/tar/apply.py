@@ -21,7 +21,7 @@ from orlopd.plugin.errors import (
 
 from .headers import CHAR, DIRECTORY, FIFO, LINK, REG, SYMLINK, Entry, TarReader, malformed, show
 from .streams import write_all
-from .tree import OVERLAY_XATTRS, Tree
+from .tree import RESERVED_XATTRS, Tree
 from .whiteouts import Hider
 
 # Paths are bytes, as archives have them.
@@ -31,7 +31,7 @@ _NO_ID = (1 << 32) - 1
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 _MAX_TIME = (1 << 63) - 1
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OVERLAY_XATTRS = tuple(map(os.fsencode, OVERLAY_XATTRS))
+_RESERVED_XATTRS = tuple(map(os.fsencode, RESERVED_XATTRS))
 _ARCHIVE_FAULTS = {
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENOENT, errno.EEXIST),
     *(errno.EMLINK, errno.ERANGE, errno.E2BIG, errno.ENOTEMPTY, errno.EFBIG),
@@ -73,6 +73,7 @@ class Applier:
         if not parts:
             if entry.type != DIRECTORY:
                 raise malformed(f"entry {show(entry.name)} would replace the root directory")
+            self._tree.own(b"/")
             self._attributes(b"/", entry)
             return
         parent = b"/" + b"/".join(parts[:-1])
@@ -165,8 +166,8 @@ class Applier:
             os.utime(target, ns=(mtime, mtime), follow_symlinks=False)
 
     def _xattr(self, target: bytes | int, name: bytes, value: bytes, entry: Entry) -> None:
-        if name.startswith(_OVERLAY_XATTRS):
-            return  # overlay's own bookkeeping; from an archive it could redirect directories
+        if name.startswith(_RESERVED_XATTRS):
+            return  # overlay's bookkeeping and ours; from an archive it could redirect directories
         try:
             if isinstance(target, int):
                 os.setxattr(target, name, value)

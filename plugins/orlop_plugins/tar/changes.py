@@ -17,7 +17,7 @@ from orlopd.plugin.files import Folder, scan
 
 from .headers import REG, SYMLINK, Entry
 from .streams import CHUNK
-from .tree import OVERLAY_XATTRS
+from .tree import OVERLAY_XATTRS, RESERVED_XATTRS
 from .writer import TarWriter, entry_of, hard_link, sparse_map
 
 _NANO = 1_000_000_000
@@ -43,7 +43,7 @@ class _Place:
         os.fchdir(self.folder.fd)
         path = self.path or "."
         names = sorted(
-            name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith(OVERLAY_XATTRS)
+            name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith(RESERVED_XATTRS)
         )
         return [(os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in names]
 

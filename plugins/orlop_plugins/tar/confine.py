@@ -16,6 +16,7 @@ from pathlib import Path
 from orlopd.plugin.errors import FailedPrecondition, PermissionDenied
 from orlopd.plugin.files import Folder
 from orlopd.plugin.mount import make_private, mount_all, overlay_layers, read_only
+from orlopd.plugin.rebase import Below, implied, opaque
 from orlopd.plugin.values import Mount
 
 from .tree import Lowers, Whiteouts
@@ -47,10 +48,13 @@ def ground(mounts: Sequence[Mount], *, direct: bool) -> Ground:
         layers = overlay_layers(only)
         if not layers.upper:
             raise FailedPrecondition("the archive cannot be applied to an overlay without an upper directory")
-        if not layers.linked:
+        if not layers.linked or not layers.lower:
+            userxattr = "userxattr" in only.options
             lowers = Lowers(
-                [Folder.open(path) for path in layers.lower],
-                "user.overlay.opaque" if "userxattr" in only.options else "trusted.overlay.opaque",
+                Below([Folder.open(path) for path in layers.lower], userxattr=userxattr),
+                opaque(userxattr=userxattr),
+                implied(userxattr=userxattr),
+                later=not layers.lower,
             )
             return Ground(layers.upper, Whiteouts.OVERLAY, lowers)
     if _is_bind(only) and not only.target:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from orlopd.plugin.errors import Internal
-from orlopd.plugin.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Folder, openat2, remove_tree, scan
+from orlopd.plugin.files import remove_tree
+from orlopd.plugin.rebase import Below
 
 from .headers import show
 
@@ -26,7 +27,8 @@ from .headers import show
 T = TypeVar("T")
 
 OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+RESERVED_XATTRS = (*OVERLAY_XATTRS, "trusted.orlop.", "user.orlop.")
+"""What never is of an archive, and never goes into one: how the names of such attributes begin."""
 _LINKS = 40
 _REMEMBERED = 10_000
 
@@ -42,44 +44,18 @@ class Whiteouts(enum.Enum):
     """Nothing."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Lowers:
-    """The layers below an upper directory, topmost first, opened before the process was confined."""
+    """The layers below an upper directory, opened before the process was confined, and overlay's marks.
 
-    folders: list[Folder] = field(default_factory=list[Folder])
-    opaque: str = "trusted.overlay.opaque"
+    ``later`` says that they are not there yet: everything that is about them is left as marks, for
+    :mod:`orlopd.plugin.rebase` to carry out.
+    """
 
-    def directory(self, path: bytes) -> int | None:
-        """Open what the layers below show at ``path``, if that is a directory."""
-        for folder in self.folders:
-            try:
-                return openat2(folder.fd, path, _FOLDER, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    return None
-        return None
-
-    def has(self, path: bytes) -> bool:
-        """Whether the layers below have anything at ``path``; true where that cannot be told."""
-        for folder in self.folders:
-            try:
-                os.close(
-                    openat2(
-                        folder.fd,
-                        path,
-                        os.O_PATH | os.O_NOFOLLOW,
-                        resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
-                    )
-                )
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                    continue
-            return True
-        return False
-
-    def top_names(self) -> set[bytes]:
-        """Every name in the top directories below."""
-        return {os.fsencode(name) for folder in self.folders for name, _ in scan(folder)}
+    below: Below = field(default_factory=lambda: Below([]))
+    opaque: str = ""
+    implied: str = ""
+    later: bool = False
 
 
 class Tree:
@@ -91,6 +67,9 @@ class Tree:
         self._parents: set[bytes] = set()
         self._times: dict[bytes, int] = {}
         self._opaque: set[bytes] = set()
+        self._implied: set[bytes] = set()
+        if lowers.later:
+            self.mark_implied(b"/")
 
     def set_time(self, path: bytes, mtime_ns: int) -> None:
         """Give a directory this time in the end: making what is in it would change it again."""
@@ -124,6 +103,10 @@ class Tree:
         """Remove what is at ``path``, with all that is in it."""
         self.forget_parents()  # names below it may come again as something else
         self._times.pop(path, None)
+        if self._implied:
+            self._implied = {
+                each for each in self._implied if each != path and not each.startswith(path + b"/")
+            }
         remove_tree(path)
 
     def forget_parents(self) -> None:
@@ -140,6 +123,7 @@ class Tree:
                 os.mkdir(path, 0o700)
                 # It takes the place of something: nothing from below may show through.
                 self.mark_opaque(path)
+        self.own(path)
         self._parents.add(path)
 
     def parent(self, path: bytes) -> None:
@@ -168,6 +152,17 @@ class Tree:
         if self.whiteouts is Whiteouts.OVERLAY:
             self._opaque.add(path)
             os.setxattr(path, self.lowers.opaque, b"y", follow_symlinks=False)
+
+    def mark_implied(self, path: bytes) -> None:
+        """Have a directory take its attributes from the layers that will be below it."""
+        self._implied.add(path)
+        os.setxattr(path, self.lowers.implied, b"y", follow_symlinks=False)
+
+    def own(self, path: bytes) -> None:
+        """The archive has an entry for this directory."""
+        if path in self._implied:
+            self._implied.remove(path)
+            os.removexattr(path, self.lowers.implied, follow_symlinks=False)
 
     def is_opaque(self, path: bytes) -> bool:
         """Whether nothing from below shows in ``path``, because it or a directory above it hides it."""
@@ -210,18 +205,18 @@ class Tree:
 
     def _make_parent(self, path: bytes) -> None:
         os.mkdir(path, 0o755)
-        below = self.lowers.directory(path.lstrip(b"/"))
+        if self.lowers.later:
+            self.mark_implied(path)
+            return
+        below = self.lowers.below.directory(path.lstrip(b"/"))
         if below is None:
             return
         # The upper directory's attributes are the ones that show: they have to be those from below.
-        try:
-            info = os.fstat(below)
-            os.chown(path, info.st_uid, info.st_gid)
-            os.chmod(path, stat.S_IMODE(info.st_mode))
-            for name in os.listxattr(below):
-                if not name.startswith(OVERLAY_XATTRS):
-                    with contextlib.suppress(OSError):
-                        os.setxattr(path, name, os.getxattr(below, name))
-            self.keep_time(path, info)
-        finally:
-            os.close(below)
+        info = os.fstat(below.fd)
+        os.chown(path, info.st_uid, info.st_gid)
+        os.chmod(path, stat.S_IMODE(info.st_mode))
+        for name in os.listxattr(below.fd):
+            if not name.startswith(RESERVED_XATTRS):
+                with contextlib.suppress(OSError):
+                    os.setxattr(path, name, os.getxattr(below.fd, name))
+        self.keep_time(path, info)

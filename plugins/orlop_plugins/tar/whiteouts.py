@@ -57,12 +57,12 @@ class Hider:
     def finish(self) -> None:
         """Leave overlay's marks, now that it is known what the archive has itself."""
         for path in sorted(self._emptied):
-            if path != b"/":
+            if path != b"/" or self._tree.lowers.later:
                 self._tree.parent(path)
                 self._tree.mark_opaque(path)
         hidden = set(self._hidden)
         if b"/" in self._emptied:  # overlay does not look at the mark on its root
-            hidden |= {b"/" + name for name in self._tree.lowers.top_names()}
+            hidden |= {b"/" + os.fsencode(name) for name in self._tree.lowers.below.top_names()}
         for path in sorted(hidden):  # directories ahead of what is in them
             self._mark(path)
 
@@ -71,8 +71,9 @@ class Hider:
             info = os.lstat(path)
         except FileNotFoundError:
             parent = os.path.dirname(path)
+            lowers = self._tree.lowers
             # In a directory that shows nothing from below overlay would list the mark as a file.
-            if not self._tree.is_opaque(parent) and self._tree.lowers.has(path.lstrip(b"/")):
+            if not self._tree.is_opaque(parent) and (lowers.later or lowers.below.has(path.lstrip(b"/"))):
                 self._tree.parent(parent)
                 os.mknod(path, stat.S_IFCHR, 0)
         except NotADirectoryError:
