@@ -282,12 +282,7 @@ def the_bytes_of_others_are_deleted() -> Swap:
 
 @fault("put", "collect")
 def bytes_are_left_behind() -> Swap:
-    discard = graph.discard_all
-
-    def forgetful(conn: Any, items: Iterable[tuple[str, str, int]]) -> None:
-        discard(conn, [item for item in items if item[0] != graph.CONTENT_STORE])
-
-    return graph, "discard_all", forgetful
+    return sweep, "_DISCARDED", tuple(each for each in sweep._DISCARDED if each[0] != "contents")
 
 
 @fault("open", "upload", "send")

@@ -23,7 +23,7 @@ SEED = int(os.environ.get("ORLOP_SEED") or 1)
 """The same walks every time; in full, those of the seed that script/prove draws and prints."""
 
 WALKS = int(os.environ.get("ORLOP_WALKS") or (2000 if PROVE else 12))
-BATCH = 250
+BATCH = 100
 """So many walks have one seed; those after them have the next."""
 MOST_MINUTES = float(os.environ.get("ORLOP_WALK_MINUTES") or 90)
 """After so many no further batch is begun; how many walks were made is printed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 MEDIA = "application/vnd.oci.image.manifest.v1+json"
 RUNTIME = "io.containerd.runc.v2"
@@ -21,8 +22,15 @@ class Refused(Exception):
         self.message = message
 
 
+class _Unchanging:
+    """What need not be copied."""
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+
 @dataclass(frozen=True)
-class Target:
+class Target(_Unchanging):
     """What an image names."""
 
     digest: str
@@ -31,7 +39,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(_Unchanging):
     """An image but for its name."""
 
     target: Target
@@ -39,7 +47,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Ingest:
+class Ingest(_Unchanging):
     """How far an ingest is."""
 
     offset: int
@@ -47,7 +55,7 @@ class Ingest:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Snapshot(_Unchanging):
     """A snapshot but for its key."""
 
     kind: str
