@@ -26,6 +26,7 @@ from orlopd.core import (
     namespaces,
     snapshot_rows,
     snapshotter,
+    sweep,
 )
 from orlopd.core.masks import select
 

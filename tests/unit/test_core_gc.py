@@ -124,6 +124,34 @@ async def test_root_labels_keep_content_and_snapshots(store: Store) -> None:
     assert (await digests(store), await keys(store)) == ({rooted}, {"rooted"})
 
 
+@pytest.mark.parametrize(
+    ("label", "value", "kept"),
+    [
+        ("root", "x", True),
+        ("root.mine", "x", True),
+        ("root/mine", "x", True),
+        ("roots", "x", True),
+        ("roo", "x", False),
+        ("root", "", False),
+    ],
+)
+async def test_a_label_that_begins_as_a_root_s_is_one(
+    store: Store, label: str, value: str, kept: bool
+) -> None:
+    """containerd goes by how the label begins, and keeps no label without a value."""
+    blob = await put(store, b"blob", {label: value})
+    await store.snapshots.for_name("mem").prepare(NS, "key", "", {f"containerd.io/gc.{label}": value})
+    await store.gc.collect()
+    assert (await digests(store), await keys(store)) == (({blob}, {"key"}) if kept else (set(), set()))
+
+
+async def test_an_image_is_not_kept_by_a_root_label(store: Store) -> None:
+    blob = await put(store, b"blob")
+    await put_image(store, "old", blob, {"expire": PAST, "root": "x"})
+    await store.gc.collect()
+    assert (await store.images.list(NS), await digests(store)) == ([], set())
+
+
 async def test_a_label_that_is_taken_away_keeps_no_more(store: Store) -> None:
     child = await put(store, b"child")
     parent = await put(store, b"parent", {"root": "x", "ref.content": child})

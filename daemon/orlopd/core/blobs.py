@@ -105,4 +105,4 @@ def adapt(info: ContentInfo) -> Adaptor:
 def _put_graph(conn: Connection, namespace: str, digest: str, labels: Labels) -> None:
     owner = graph.node(graph.CONTENT, digest)
     edges = graph.label_edges(owner, labels)
-    graph.put(conn, namespace, owner, edges, root=bool(labels.get(graph.ROOT_LABEL)))
+    graph.put(conn, namespace, owner, edges, root=graph.is_root(labels))

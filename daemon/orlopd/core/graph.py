@@ -22,6 +22,7 @@ CONTENT, SNAPSHOT, IMAGE, INGEST, CONTAINER, LEASE, SANDBOX = "c", "s", "i", "g"
 FLAT = {CONTENT: "C", SNAPSHOT: "S", IMAGE: "I", INGEST: INGEST}
 
 ROOT_LABEL = "containerd.io/gc.root"
+"""A label that begins like this makes content and snapshots roots, whatever its value."""
 EXPIRE_LABEL = "containerd.io/gc.expire"
 FLAT_LABEL = "containerd.io/gc.flat"
 REF_PREFIX = "containerd.io/gc.ref."
@@ -56,6 +57,11 @@ def expiry(labels: Labels) -> datetime | None:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def is_root(labels: Labels) -> bool:
+    """Whether labels keep a blob or a snapshot for its own sake."""
+    return any(value and key.startswith(ROOT_LABEL) for key, value in labels.items())
 
 
 def label_edges(owner: str, labels: Labels) -> Iterator[Edge]:
@@ -149,7 +155,7 @@ def snapshot_store(snapshotter: str) -> str:
 # One statement, so that the walk runs outside Python and does not hold up the event loop. The last part turns
 # the alias of a snapshotter into its name.
 MARK = """
-INSERT INTO temp.marked (namespace, node)
+INSERT OR IGNORE INTO temp.marked (namespace, node)
 WITH RECURSIVE reached (namespace, node) AS (
     SELECT namespace, node FROM roots WHERE expires_at IS NULL OR expires_at >= :now
     UNION
@@ -160,5 +166,5 @@ WITH RECURSIVE reached (namespace, node) AS (
     FROM reached r JOIN json_each(:aliases) a
     WHERE substr(r.node, 1, 2) IN ('s:', 'S:') AND substr(r.node, 3, length(a.key) + 1) = a.key || '/'
 )
-SELECT DISTINCT namespace, lower(substr(node, 1, 1)) || substr(node, 2) FROM reached
+SELECT namespace, lower(substr(node, 1, 1)) || substr(node, 2) FROM reached
 """

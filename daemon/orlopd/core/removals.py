@@ -7,7 +7,7 @@ together with something that referred to it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,14 +42,14 @@ class Removed:
 
 
 @contextmanager
-def collecting(conn: Connection, nodes: Sequence[tuple[str, str]], at: int) -> Generator[None]:
-    """Within a change: remember why a collection removes these, by namespace and node, and have it do so.
+def collecting(conn: Connection, at: int) -> Generator[None]:
+    """Within a change: remember why a collection removes what ``temp.going`` has, and have it do so.
 
     To be entered while the graph has them still.
 
     :param at: when, in microseconds since 1970
     """
-    conn.executemany(_COLLECT, [(namespace, node, at) for namespace, node in nodes[-MOST:]])
+    conn.execute(_COLLECT, (at, MOST))
     conn.execute("UPDATE counters SET value = 1 WHERE name = 'collecting'")
     yield
     conn.execute("UPDATE counters SET value = 0 WHERE name = 'collecting'")
@@ -57,26 +57,35 @@ def collecting(conn: Connection, nodes: Sequence[tuple[str, str]], at: int) -> G
     conn.execute("DELETE FROM removals WHERE id <= (SELECT max(id) FROM removals) - ?", (MOST,))
 
 
-# What lost its reference because the owner is not there was lost to a deletion.
+# What lost its reference because the owner is not there was lost to a deletion. Of too many the images and
+# leases are remembered rather than the blobs that went with them.
 _COLLECT = """
+WITH gone AS (
+    SELECT namespace, kind || ':' || key AS node, upper(kind) || ':' || key AS flat FROM temp.going
+    ORDER BY kind = 'c' LIMIT ?2
+), caused AS (
+    SELECT namespace, node,
+        (SELECT l.source FROM lost l
+            WHERE l.namespace = g.namespace AND l.target = g.node AND l.source <> g.node) AS lost,
+        (SELECT lower(substr(e.source, 1, 1)) || substr(e.source, 2) FROM edges e
+            WHERE e.namespace = g.namespace AND e.target IN (g.node, g.flat) AND e.source <> g.node
+            LIMIT 1) AS source
+    FROM gone g
+)
 INSERT INTO removals (namespace, node, at, how, cause, cause_how)
-SELECT ?1, ?2, ?3,
-    CASE WHEN EXISTS (SELECT 1 FROM roots WHERE namespace = ?1 AND node = ?2)
+SELECT namespace, node, ?1,
+    CASE WHEN EXISTS (SELECT 1 FROM roots r WHERE r.namespace = c.namespace AND r.node = c.node)
         THEN 'expired' ELSE 'collected' END,
-    coalesce(l.source, lower(substr(e.source, 1, 1)) || substr(e.source, 2), ''),
+    coalesce(lost, source, ''),
     CASE
-        WHEN l.source IS NULL THEN ''
+        WHEN lost IS NULL THEN ''
         WHEN EXISTS (
-            SELECT 1 FROM removals r WHERE r.namespace = ?1 AND r.node = l.source AND r.how = 'deleted'
-            AND NOT EXISTS (SELECT 1 FROM edges x WHERE x.namespace = ?1 AND x.owner = l.source)
+            SELECT 1 FROM removals r WHERE r.namespace = c.namespace AND r.node = lost AND r.how = 'deleted'
+            AND NOT EXISTS (SELECT 1 FROM edges x WHERE x.namespace = c.namespace AND x.owner = lost)
         ) THEN 'deleted'
         ELSE 'changed'
     END
-FROM (SELECT 1)
-LEFT JOIN lost l ON l.namespace = ?1 AND l.target = ?2 AND l.source <> ?2
-LEFT JOIN edges e ON e.namespace = ?1 AND e.target IN (?2, upper(substr(?2, 1, 1)) || substr(?2, 2))
-    AND e.source <> ?2
-LIMIT 1
+FROM caused c
 """
 
 

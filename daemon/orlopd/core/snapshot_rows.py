@@ -250,4 +250,4 @@ def _put_graph(conn: Connection, row: Row) -> None:
         for flat in (False, True):
             source = graph.snapshot_node(row.snapshotter, row.key, flat=flat)
             edges.append((source, graph.snapshot_node(row.snapshotter, row.parent, flat=flat)))
-    graph.put(conn, row.namespace, owner, edges, root=bool(row.labels.get(graph.ROOT_LABEL)))
+    graph.put(conn, row.namespace, owner, edges, root=graph.is_root(row.labels))

@@ -1,4 +1,8 @@
-"""The metadata half of a collection: one transaction that removes every object no root reaches."""
+"""The metadata half of a collection: one transaction that removes every object no root reaches.
+
+All of it is done by SQLite, in statements about sets: there may be very many objects, which are not to
+become objects in Python, and other threads go on meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orlopd.plugin.values import now
 
@@ -23,9 +26,27 @@ class Swept:
     """Namespace and name."""
     snapshots: Sequence[tuple[str, ...]]
     """Namespace, snapshotter and key."""
-    contents: Sequence[tuple[Any, ...]]
-    """Namespace, digest and size."""
     next_expiry: int | None
+
+
+_SNAPSHOT = "snapshotter || '/' || key"
+_KINDS = (
+    (graph.LEASE, "leases", "id"),
+    (graph.SNAPSHOT, "snapshots", _SNAPSHOT),
+    (graph.INGEST, "ingests", "ref"),
+    (graph.CONTENT, "contents", "digest"),
+    (graph.IMAGE, "images", "name"),
+)
+"""Letter, table, and what of a row is the key of its node."""
+
+# What is still noted for its data is named by the kind of its store.
+_DISCARDED = (
+    ("snapshots", "'snapshot/' || snapshotter", "backend_key", "0", _SNAPSHOT),
+    ("ingests", f"'{graph.INGEST_STORE}'", "backend_ref", "0", "ref"),
+    ("ingests", f"'{graph.CONTENT_STORE}'", "expected", "0", "ref"),
+    ("contents", f"'{graph.CONTENT_STORE}'", "digest", "size", "digest"),
+)
+"""Table, store, item, size, and the key of the node."""
 
 
 def sweep(conn: Connection, aliases: Mapping[str, str]) -> Swept:
@@ -34,66 +55,75 @@ def sweep(conn: Connection, aliases: Mapping[str, str]) -> Swept:
     :param aliases: further names of snapshotters, which labels may use
     """
     at = to_micros(now())
+    mark(conn, aliases, at)
+    counts = Counter[str]()
+    for kind, table, _ in _KINDS:
+        ((count,),) = conn.execute("SELECT count(*) FROM temp.going WHERE kind = ?", (kind,))
+        if count:
+            counts[table] = count
+    images = conn.execute(
+        "SELECT namespace, key FROM temp.going WHERE kind = ? ORDER BY namespace, key", (graph.IMAGE,)
+    ).fetchall()
+    snapshots = conn.execute(
+        f"SELECT namespace, snapshotter, key FROM snapshots WHERE (namespace, {_SNAPSHOT}) IN "
+        "(SELECT namespace, key FROM temp.going WHERE kind = ?)",
+        (graph.SNAPSHOT,),
+    ).fetchall()
+    if counts:
+        _remove(conn, counts, at)
+    (next_expiry,) = conn.execute("SELECT min(expires_at) FROM roots WHERE expires_at >= ?", (at,)).fetchone()
+    return Swept(counts, images, snapshots, next_expiry)
+
+
+def mark(conn: Connection, aliases: Mapping[str, str], at: int) -> None:
+    """Fill ``temp.going`` with what no root reaches at a time in microseconds since 1970."""
     conn.execute(
         "CREATE TEMP TABLE IF NOT EXISTS marked "
         "(namespace TEXT, node TEXT, PRIMARY KEY (namespace, node)) WITHOUT ROWID"
     )
+    conn.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS going (kind TEXT, namespace TEXT, key TEXT, size INTEGER, "
+        "PRIMARY KEY (kind, namespace, key)) WITHOUT ROWID"
+    )
     conn.execute("DELETE FROM temp.marked")
+    conn.execute("DELETE FROM temp.going")
     conn.execute(graph.MARK, {"now": at, "aliases": json.dumps(dict(aliases))})
-
-    leases = _unmarked(conn, "leases", "id", "'l:' || id")
-    snapshots = _unmarked(
-        conn, "snapshots", "snapshotter, key, backend_key", "'s:' || snapshotter || '/' || key"
-    )
-    ingests = _unmarked(conn, "ingests", "ref, backend_ref, expected", "'g:' || ref")
-    contents = _unmarked(conn, "contents", "digest, size", "'c:' || digest")
-    images = _unmarked(conn, "images", "name", "'i:' || name")
+    for kind, table, key in _KINDS:
+        size = "size" if kind == graph.CONTENT else "0"
+        conn.execute(
+            f"INSERT INTO temp.going SELECT '{kind}', namespace, {key}, {size} FROM {table} o "
+            "WHERE NOT EXISTS (SELECT 1 FROM temp.marked m "
+            f"WHERE m.namespace = o.namespace AND m.node = '{kind}:' || {key})"
+        )
     conn.execute("DELETE FROM temp.marked")
 
-    nodes = [(row[0], graph.snapshot_node(row[1], row[2])) for row in snapshots]
-    for kind, rows in (
-        (graph.LEASE, leases),
-        (graph.INGEST, ingests),
-        (graph.CONTENT, contents),
-        (graph.IMAGE, images),
-    ):
-        nodes += [(row[0], graph.node(kind, row[1])) for row in rows]
-    with removals.collecting(conn, nodes, at):
-        _delete(conn, "leases", ("id",), leases)
-        _delete(conn, "snapshots", ("snapshotter", "key"), snapshots)
-        _delete(conn, "ingests", ("ref",), ingests)
-        _delete(conn, "contents", ("digest",), contents)
-        _delete(conn, "images", ("name",), images)
-        graph.drop_all(conn, nodes)
-    graph.discard_all(conn, [(graph.snapshot_store(row[1]), row[3], 0) for row in snapshots])
-    graph.discard_all(conn, [(graph.INGEST_STORE, row[2], 0) for row in ingests])
-    graph.discard_all(conn, [(graph.CONTENT_STORE, row[3], 0) for row in ingests if row[3]])
-    graph.discard_all(conn, [(graph.CONTENT_STORE, row[1], row[2]) for row in contents])
 
-    counts = {
-        "leases": leases,
-        "snapshots": snapshots,
-        "ingests": ingests,
-        "contents": contents,
-        "images": images,
-    }
-    (next_expiry,) = conn.execute("SELECT min(expires_at) FROM roots WHERE expires_at >= ?", (at,)).fetchone()
-    return Swept(
-        Counter({kind: len(rows) for kind, rows in counts.items() if rows}),
-        images,
-        [row[:3] for row in snapshots],
-        contents,
-        next_expiry,
+def sizes(conn: Connection, namespace: str) -> dict[str, int]:
+    """The bytes of the blobs of a namespace that the last sweep of this change removed, by digest."""
+    return dict(
+        conn.execute(
+            "SELECT key, size FROM temp.going WHERE kind = ? AND namespace = ?", (graph.CONTENT, namespace)
+        )
     )
 
 
-def _unmarked(conn: Connection, table: str, columns: str, node: str) -> list[tuple[Any, ...]]:
-    return conn.execute(
-        f"SELECT namespace, {columns} FROM {table} o WHERE NOT EXISTS "
-        f"(SELECT 1 FROM temp.marked m WHERE m.namespace = o.namespace AND m.node = {node})"
-    ).fetchall()
-
-
-def _delete(conn: Connection, table: str, key: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    where = " AND ".join(f"{name} = ?" for name in ("namespace", *key))
-    conn.executemany(f"DELETE FROM {table} WHERE {where}", [row[: len(key) + 1] for row in rows])
+def _remove(conn: Connection, counts: Mapping[str, int], at: int) -> None:
+    going = "(SELECT namespace, key FROM temp.going WHERE kind = ?)"
+    for table, store, item, size, key in _DISCARDED:
+        if table in counts:
+            kind = next(kind for kind, name, _ in _KINDS if name == table)
+            # Replaced, not ignored: see graph.discard.
+            conn.execute(
+                f"INSERT OR REPLACE INTO garbage (store, item, size) SELECT {store}, {item}, {size} "
+                f"FROM {table} WHERE (namespace, {key}) IN {going} AND {item} <> ''",
+                (kind,),
+            )
+    with removals.collecting(conn, at):
+        for kind, table, key in _KINDS:
+            if table in counts:
+                conn.execute(f"DELETE FROM {table} WHERE (namespace, {key}) IN {going}", (kind,))
+        for table, column in (("edges", "owner"), ("roots", "node")):
+            conn.execute(
+                f"DELETE FROM {table} WHERE (namespace, {column}) IN "
+                "(SELECT namespace, kind || ':' || key FROM temp.going)"
+            )

@@ -79,10 +79,8 @@ class Upkeep:
                         f"DELETE FROM {table} WHERE namespace = ? AND {key} = ?", (scope.namespace, name)
                     )
                     graph.drop(conn, scope.namespace, graph.node(kind, name))
-            swept = sweep.sweep(conn, aliases)
-            sizes = {
-                digest: size for namespace, digest, size in swept.contents if namespace == scope.namespace
-            }
+            sweep.sweep(conn, aliases)
+            sizes = sweep.sizes(conn, scope.namespace)
             shared = conn.execute(
                 "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM contents WHERE digest = value)",
                 (json.dumps(list(sizes)),),
