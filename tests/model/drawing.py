@@ -72,7 +72,7 @@ def _call(method: str, **drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[Any
     return st.tuples(st.just(method), st.fixed_dictionaries({"room": ROOM, **drawn}))
 
 
-AT_ONCE = st.one_of(
+_AT_ONCE = st.one_of(
     _call("put", lease=LEASE, blob=BLOB, labels=OBJECT_LABELS, named=st.booleans()),
     _call("put", lease=LEASE, blob=st.sampled_from(BLOBS[:2]), labels=st.just([]), named=st.booleans()),
     _call("label", blob=BLOB, labels=OBJECT_LABELS, mask=MASKS),
@@ -101,5 +101,12 @@ AT_ONCE = st.one_of(
     _call("delete_namespace"),
     _call("collect"),
     _call("collect"),
+)
+CALLS_AT_ONCE = st.one_of(
+    st.lists(_AT_ONCE, min_size=2, max_size=5),
+    # Who wants the same at the same time.
+    st.tuples(st.lists(_AT_ONCE, max_size=2), _AT_ONCE, st.integers(2, 3)).map(
+        lambda drawn: [*drawn[0], *[drawn[1]] * drawn[2]]
+    ),
 )
 """Calls to be made at once, by name."""

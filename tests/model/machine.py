@@ -11,8 +11,8 @@ from hypothesis.stateful import precondition, rule
 
 from tests.model import together
 from tests.model.drawing import (
-    AT_ONCE,
     BLOB,
+    CALLS_AT_ONCE,
     CONTAINERS,
     GC,
     IMAGE_LABELS,
@@ -333,7 +333,7 @@ class StorageMachine(Walk):
 
     # --- At once -------------------------------------------------------------------------------------
 
-    @rule(calls=st.lists(AT_ONCE, min_size=2, max_size=5))
+    @rule(calls=CALLS_AT_ONCE)
     def together(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Several calls at the same time: what came of it is what came of some order of them."""
         self._together([self._at_once(number, *call) for number, call in enumerate(calls)])
