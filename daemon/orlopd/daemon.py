@@ -43,7 +43,7 @@ async def run(loaded: Loaded) -> None:
     config = loaded.config
     async with anyio.create_task_group() as watch:
         stop = anyio.Event()
-        await watch.start(_watch_signals, stop)
+        await watch.start(watch_signals, stop)
         async with AsyncExitStack() as stack:
             stack.callback(watch.cancel_scope.cancel)
             # Asking now for what is claimed below, and reading the plugins' config, keeps a start in vain
@@ -168,7 +168,8 @@ def make_folder(path: Path, mode: int) -> None:
         raise StartError(f"cannot use the folder {path}: {(error.strerror or str(error)).lower()}") from None
 
 
-async def _watch_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+async def watch_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    """Set ``stop`` at the first SIGTERM or SIGINT; end the process at the second."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:

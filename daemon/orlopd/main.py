@@ -102,6 +102,34 @@ def plugins(context: click.Context, **given: Any) -> None:
         click.echo(f"{line}: {info.reason}" if info.reason else line)
 
 
+@cli.command("serve-plugin")
+@_options
+@click.option("--content", help="For a differ: the socket of the host, whose content has the layers.")
+@click.argument("id")
+@click.pass_context
+def serve_plugin(context: click.Context, id: str, content: str | None, **given: Any) -> None:
+    """Serve one snapshotter, content store or differ as a proxy plugin of a containerd.
+
+    ID is the part's, as "overlayfs" or "snapshotter.overlayfs"; --address the socket to serve on. Its
+    files are below the folder "served" of the daemon's root.
+    """
+    merged = _merge(context, given)
+    if not merged["addresses"]:
+        raise click.UsageError("serve-plugin needs a socket to serve on: --address PATH")
+    _prepare_process()
+    loaded = _load(merged)
+
+    from orlopd import logs
+
+    logs.configure(loaded.config.log_level, loaded.config.log_format)
+
+    import anyio
+
+    from orlopd.serve_plugin import run
+
+    anyio.run(run, loaded, id, content or "")
+
+
 def _merge(context: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     before = context.find_root().obj or {}
     return {key: given.get(key) or before.get(key) for key in given}
@@ -114,13 +142,17 @@ def _load(given: dict[str, Any]) -> Any:
     return load(Path(given["config"]).absolute() if given["config"] else None, overrides)
 
 
-def _serve(given: dict[str, Any]) -> None:
+def _prepare_process() -> None:
     # Whoever started this may have leaked descriptors, and containers are not to inherit them.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.umask(0o022)
     # No process is forked without exec here; the handlers that gRPC would install only cost.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def _serve(given: dict[str, Any]) -> None:
+    _prepare_process()
     # A quarter of the time that imports take would go into looking for garbage among classes that
     # stay; what is there when the daemon serves is never looked at again.
     gc.disable()

@@ -13,12 +13,15 @@ import pytest
 from orlop_plugins.btrfs.snapshotter import BtrfsSnapshotter
 from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
+from orlop_plugins.proxy.snapshotter import ProxySnapshotter
 from orlop_plugins.vfs.snapshotter import VfsSnapshotter
+from orlopd.plugin import SNAPSHOTTER
 from orlopd.plugin.mount import mount, unmount
 from orlopd.plugin.overlay import overlay_options
-from orlopd.plugin.snapshots import Snapshotter
+from orlopd.plugin.snapshots import REBASE, Snapshotter
 from orlopd.plugin.values import Mount
 from orlopd.testing.snapshotter import Factory, SnapshotterKit
+from tests.support.served import proxied
 
 
 class TestOverlayfs(SnapshotterKit):
@@ -31,6 +34,15 @@ class TestOverlayfsMetacopy(SnapshotterKit):
     @pytest.fixture
     def factory(self) -> Factory[Snapshotter]:
         return functools.partial(OverlaySnapshotter, options=(*overlay_options(), "metacopy=on"))
+
+
+class TestProxied(SnapshotterKit):
+    """overlayfs, over a socket."""
+
+    @pytest.fixture
+    def factory(self) -> Factory[Snapshotter]:
+        inner = functools.partial(OverlaySnapshotter, options=overlay_options())
+        return proxied(SNAPSHOTTER, inner, ProxySnapshotter, REBASE)
 
 
 class TestVfs(SnapshotterKit):

@@ -101,6 +101,26 @@ class Events(Section):
     )
 
 
+class ProxyPlugin(Section):
+    """A part that another process serves on a socket, as containerd's config has it."""
+
+    type: str = Field(description="What it is: snapshot, content or diff.")
+    address: Address = Field(description="The path of its unix socket.")
+    platform: str = Field(default="", description="What it serves, for example linux/amd64.")
+    exports: dict[str, str] = Field(
+        default_factory=dict[str, str], description="What it says about itself to clients."
+    )
+    capabilities: list[str] = Field(
+        default_factory=list[str],
+        description='What it can do beyond the rest; "rebase": a snapshot may get its parent at commit.',
+    )
+
+    @property
+    def path(self) -> Path:
+        """The path of its socket."""
+        return Path(self.address.removeprefix("unix://"))
+
+
 class Config(Section):
     """The daemon."""
 
@@ -178,6 +198,14 @@ class Config(Section):
     events: Events = Field(
         default_factory=lambda: Events(),
         description="The journal of events, which `orlop events --since` reads.",
+    )
+    proxy_plugins: dict[str, ProxyPlugin] = Field(
+        default_factory=dict[str, ProxyPlugin],
+        description=(
+            "A section [proxy_plugins.NAME] for each part that another process serves, with its type\n"
+            "(snapshot, content or diff) and the address of its socket. It need not be there when the\n"
+            "daemon starts."
+        ),
     )
     plugins: dict[str, dict[str, dict[str, Any]]] = Field(
         default_factory=dict[str, dict[str, dict[str, Any]]],

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from orlopd.plugin.diff import Differ, Progress
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
+from orlopd.plugin.remote import RemoteDiffer
 from orlopd.plugin.values import NO_LABELS, Descriptor, Labels, Mount
 
 from .content import Content, ContentInfo
@@ -48,6 +49,9 @@ class Diffs:
         :raises Unimplemented: no differ handles its media type
         """
         differ = self.for_media_type(layer.media_type)
+        if isinstance(differ, RemoteDiffer):
+            await self._content.info(scope, layer.digest)  # that the namespace has it
+            return await differ.apply_in(scope.namespace, layer, mounts)
         async with await self._content.open(scope, layer.digest) as blob:
             return await differ.apply(layer, blob, mounts, progress=progress)
 
@@ -70,6 +74,8 @@ class Diffs:
         """
         media_type = media_type or LAYER
         differ = self.for_media_type(media_type)
+        if isinstance(differ, RemoteDiffer):
+            return await differ.diff_in(scope.namespace, lower, upper, media_type, ref=ref, labels=labels)
         own = not ref
         ref = ref or f"diff-{secrets.token_hex(12)}"
         try:

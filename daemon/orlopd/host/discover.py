@@ -22,6 +22,7 @@ from orlopd.config import nearest
 from orlopd.core.parts import PartInfo, PartStatus
 from orlopd.plugin import hooks as hookspecs
 from orlopd.plugin.provider import CONTENT, DIFFER, RESOLVER, RUNTIME, SERVICE, SNAPSHOTTER, Kind, Provider
+from orlopd.plugin.remote import Proxy
 
 GROUP = "orlop.plugins"
 
@@ -36,6 +37,8 @@ PROVIDER_HOOKS: tuple[tuple[str, Kind[Any]], ...] = (
     ("orlop_runtimes", RUNTIME),
     ("orlop_services", SERVICE),
 )
+
+PROXY_HOOK = "orlop_proxies"
 
 _log = logging.getLogger("orlopd.host")
 
@@ -56,6 +59,8 @@ class Offer:
     kind: Kind[Any]
     provider: Provider[Any]
     origin: str
+    is_proxy: bool = False
+    """Whether it is another process that the config names, which stands behind what is here."""
 
     @property
     def name(self) -> str:
@@ -65,10 +70,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What discovery came back with. ``broken`` are the plugins that offer nothing, and why."""
+    """What discovery came back with. ``proxies`` are types of parts that other processes may serve,
+    ``broken`` the plugins that offer nothing, and why."""
 
     manager: pluggy.PluginManager
     offers: Sequence[Offer]
+    proxies: Sequence[Proxy[Any]]
     broken: Sequence[PartInfo]
 
 
@@ -109,16 +116,18 @@ def discover(
             _log.debug("plugin %s from %s", name, origin, exc_info=True)
             broken.append(_report(name, origin, f"cannot be loaded: {describe(error)}"))
     offers: list[Offer] = []
+    proxies: list[Proxy[Any]] = []
     for plugin in plugins:
         try:
             _register(manager, plugin)
             offers += _offers(plugin)
+            proxies += _proxies(plugin)
         except Exception as error:
             _log.debug("plugin %s from %s", plugin.name, plugin.origin, exc_info=True)
             if manager.is_registered(plugin.hooks):
                 manager.unregister(plugin.hooks)
             broken.append(_report(plugin.name, plugin.origin, describe(error)))
-    return Found(manager, offers, broken)
+    return Found(manager, offers, proxies, broken)
 
 
 def _report(name: str, origin: str, reason: str, status: PartStatus = PartStatus.FAILED) -> PartInfo:
@@ -193,13 +202,24 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin) -> None:
     manager.register(plugin.hooks, name)
 
 
+def _provided(plugin: Plugin, hook: str) -> Iterable[Any]:
+    function = getattr(plugin.hooks, hook, None)
+    if function is None or getattr(function, f"{hookspecs.PROJECT}_impl", None) is None:
+        return ()
+    provided: Iterable[Any] | None = function()
+    return provided or ()
+
+
+def _proxies(plugin: Plugin) -> Iterator[Proxy[Any]]:
+    for proxy in _provided(plugin, PROXY_HOOK):
+        if not isinstance(proxy, Proxy):
+            raise _RefusedError(f"{PROXY_HOOK} gave {type(proxy).__name__}, not Proxy")
+        yield proxy  # pyright: ignore[reportUnknownVariableType]
+
+
 def _offers(plugin: Plugin) -> Iterator[Offer]:
     for hook, kind in PROVIDER_HOOKS:
-        function = getattr(plugin.hooks, hook, None)
-        if function is None or getattr(function, f"{hookspecs.PROJECT}_impl", None) is None:
-            continue
-        provided: Iterable[Any] | None = function()
-        for provider in provided or ():
+        for provider in _provided(plugin, hook):
             if not isinstance(provider, Provider):
                 raise _RefusedError(f"{hook} gave {type(provider).__name__}, not Provider")
             yield Offer(kind, provider, plugin.origin)  # pyright: ignore[reportUnknownArgumentType]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ from .context import GuardedTasks, PartContext
 from .discover import PLUGIN, Offer, Plugin, describe, discover
 from .hooks import PluginHooks
 from .order import arrange, candidates
+from .proxies import offers
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class Host:
         self._open: dict[tuple[str, str], Any] = {}
         self._offers: list[Offer] = []
         by_name: dict[str, Offer] = {}
-        for offer in found.offers:
+        for offer in (*found.offers, *offers(loaded, found.proxies)):
             if offer.name in by_name:
                 reason = f"{by_name[offer.name].origin} offers {offer.name} already"
                 self._broken.append(_info(offer, PartStatus.FAILED, reason))
@@ -206,6 +207,48 @@ class Host:
                 await self._open_one(offer, cycles.get(offer.name, ""), stack)
             self._check_required()
             yield self._parts()
+
+    def find_offer(self, name: str, kinds: Sequence[Kind[Any]]) -> Offer:
+        """The part on offer that ``name`` means: ``snapshotter.overlayfs``, or its id alone or an alias.
+
+        :raises HostError: there is none among ``kinds``, or more than one
+        """
+        found = [
+            offer
+            for offer in self._offers
+            if offer.kind in kinds and name in (offer.name, *(offer.provider.id, *offer.provider.aliases))
+        ]
+        if len(found) == 1:
+            return found[0]
+        known = sorted(offer.name for offer in (found or self._offers) if offer.kind in kinds)
+        problem = "means more than one part" if found else "is no part that can be served"
+        guess = (
+            ""
+            if found
+            else nearest(name, [word for each in known for word in (each, each.partition(".")[2])])
+        )
+        raise HostError(f'"{name}" {problem}{guess} (there are: {", ".join(known)})')
+
+    @asynccontextmanager
+    async def open_one(self, offer: Offer) -> AsyncGenerator[Any]:
+        """Open one part and what it requires.
+
+        :raises HostError: it does not open
+        """
+        order, cycles = arrange(self._offers)
+        wanted = {offer.name}
+        for each in reversed(order):
+            if each.name in wanted:
+                for requirement in each.provider.requires:
+                    wanted |= {other.name for other in candidates(requirement, self._offers)}
+        async with AsyncExitStack() as stack:
+            for each in order:
+                if each.name in wanted:
+                    await self._open_one(each, cycles.get(each.name, ""), stack)
+            info = self._infos[offer.name]
+            if info.status is not PartStatus.OK:
+                raise HostError(f"{info.label} is {info.status.value}: {info.reason}")
+            yield self._open[offer.kind.name, offer.provider.id]
 
     def _check_state_length(self) -> None:
         longest = max(
@@ -336,7 +379,12 @@ class Host:
         chosen = kind.short in self._config.model_fields_set
         if wanted in catalog or chosen:
             return catalog.canonical(wanted)
-        return next(iter(catalog), wanted)
+        return next(iter(self._own_first(kind, catalog)), wanted)
+
+    def _own_first(self, kind: Kind[Any], ids: Iterable[str]) -> list[str]:
+        """What nobody asked for by name comes from this process before it comes from another."""
+        proxies = {offer.provider.id for offer in self._offers if offer.is_proxy and offer.kind == kind}
+        return sorted(ids, key=lambda each: each in proxies)
 
     def _catalog(self, kind: Kind[Any]) -> Catalog[Any]:
         parts: dict[str, Any] = {}
@@ -352,7 +400,12 @@ class Host:
                 closed.update(dict.fromkeys((info.id, *info.aliases), info.reason))
         # An id is stronger than another part's alias.
         aliases = {alias: real for alias, real in aliases.items() if alias not in parts}
-        return Catalog(kind.short, parts, aliases, closed)
+        patterns = {
+            offer.provider.pattern: offer.provider.id
+            for offer in self._offers
+            if offer.kind is kind and offer.provider.pattern and offer.provider.id in parts
+        }
+        return Catalog(kind.short, parts, aliases, closed, patterns)
 
     def _ordered(self, kind: Kind[T], first: Sequence[str]) -> list[T]:
         catalog = self._catalog(kind)
@@ -360,7 +413,7 @@ class Host:
             if name not in catalog:
                 _log.warning('key "%ss": %s', kind.short, catalog.absence(name))
         names = [catalog.canonical(name) for name in first if name in catalog]
-        return [catalog[name] for name in dict.fromkeys((*names, *catalog))]
+        return [catalog[name] for name in dict.fromkeys((*names, *self._own_first(kind, catalog)))]
 
     def _parts(self) -> Parts:
         content = self._catalog(CONTENT)

@@ -15,6 +15,7 @@ import pluggy
 from .content import ContentStore
 from .diff import Differ
 from .provider import Provider
+from .remote import Proxy
 from .resolver import Resolver
 from .runtime import Runtime
 from .service import Service
@@ -54,6 +55,11 @@ def orlop_runtimes() -> Iterable[Provider[Runtime]]:  # pyright: ignore[reportRe
 @hookspec
 def orlop_services() -> Iterable[Provider[Service]]:  # pyright: ignore[reportReturnType]
     """Offer further gRPC services."""
+
+
+@hookspec
+def orlop_proxies() -> Iterable[Proxy[Any]]:  # pyright: ignore[reportReturnType]
+    """Offer ways to have a part that another process serves on a socket; the config names which."""
 
 
 @hookspec

@@ -37,8 +37,10 @@ Body = Callable[[], Awaitable[Any]]
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of every service, plugins' included."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, *, namespaced: bool = True) -> None:
+        """:param namespaced: whether containerd's services want to know the namespace of a call"""
         self._tracer = tracer
+        self._namespaced = namespaced
         self._wrapped: dict[str, tuple[Any, Any]] = {}
         self._endless: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -112,7 +114,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
             try:
                 if endless and self._stopping:
                     raise _stopping()
-                if method.startswith(_CONTAINERD) and not method.startswith(_WITHOUT_NAMESPACE):
+                if (
+                    self._namespaced
+                    and method.startswith(_CONTAINERD)
+                    and not method.startswith(_WITHOUT_NAMESPACE)
+                ):
                     scope_of(context)
                 result = await body()
                 finish(span, context.code() or grpc.StatusCode.OK)

@@ -25,12 +25,13 @@ _log = logging.getLogger("orlopd.server")
 class Server:
     """Claims its sockets when made, serves between :meth:`start` and :meth:`stop`."""
 
-    def __init__(self, config: Config, version: str) -> None:
+    def __init__(self, config: Config, version: str, *, namespaced: bool = True) -> None:
         """
+        :param namespaced: whether containerd's services want to know the namespace of a call
         :raises SocketError: a socket is in use or cannot be made
         """
         self._config = config
-        self._interceptor = Interceptor(Tracer(version))
+        self._interceptor = Interceptor(Tracer(version), namespaced=namespaced)
         self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._paths: list[SocketPath] = []
         self._server: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from orlopd.core.identifiers import check_namespace
@@ -11,6 +12,10 @@ from orlopd.plugin.errors import FailedPrecondition
 NAMESPACE_HEADER = "containerd-namespace"
 LEASE_HEADER = "containerd-lease"
 DEFAULT_NAMESPACE = "default"
+
+
+ScopeOf = Callable[[Any], Scope]
+"""Says whom a call is for, by its context."""
 
 
 def scope_of(context: Any, *, default: str = "") -> Scope:

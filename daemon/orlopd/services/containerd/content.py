@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from google.protobuf import empty_pb2
 
 from orlop_protos.containerd.services.content.v1 import content_pb2, content_pb2_grpc
-from orlopd.core.content import ContentInfo, NamespacedIngest
+from orlopd.core.content import Content, ContentInfo, NamespacedIngest
 from orlopd.core.core import Core
 from orlopd.core.scope import Scope
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, OrlopError, OutOfRange
 from orlopd.plugin.values import IngestStatus
 from orlopd.services.convert import paths_of, to_timestamp
-from orlopd.services.scope import scope_of
+from orlopd.services.scope import ScopeOf, scope_of
 
 log = logging.getLogger("orlopd.content")
 
@@ -31,23 +31,31 @@ class ContentService(content_pb2_grpc.ContentServicer):
 
     def __init__(self, core: Core) -> None:
         self._content = core.content
+        self._scope = scope_of
+
+    @classmethod
+    def over(cls, part: Content, scope: ScopeOf) -> Self:
+        """The same over one part. :param scope: says whom a call is for"""
+        service = cls.__new__(cls)
+        service._content, service._scope = part, scope
+        return service
 
     def register(self, server: Any) -> Sequence[str]:
         content_pb2_grpc.add_ContentServicer_to_server(self, server)
         return [content_pb2.DESCRIPTOR.services_by_name["Content"].full_name]
 
     async def Info(self, request: Any, context: Any) -> content_pb2.InfoResponse:
-        info = await self._content.info(scope_of(context), request.digest)
+        info = await self._content.info(self._scope(context), request.digest)
         return content_pb2.InfoResponse(info=_info(info))
 
     async def Update(self, request: Any, context: Any) -> content_pb2.UpdateResponse:
         wanted = ContentInfo(request.info.digest, labels=dict(request.info.labels))
-        info = await self._content.update(scope_of(context), wanted, paths_of(request))
+        info = await self._content.update(self._scope(context), wanted, paths_of(request))
         return content_pb2.UpdateResponse(info=_info(info))
 
     async def List(self, request: Any, context: Any) -> AsyncIterator[content_pb2.ListContentResponse]:
         block: list[content_pb2.Info] = []
-        async for info in self._content.walk(scope_of(context), list(request.filters)):
+        async for info in self._content.walk(self._scope(context), list(request.filters)):
             block.append(_info(info))
             if len(block) == BLOCK:
                 yield content_pb2.ListContentResponse(info=block)
@@ -56,11 +64,11 @@ class ContentService(content_pb2_grpc.ContentServicer):
             yield content_pb2.ListContentResponse(info=block)
 
     async def Delete(self, request: Any, context: Any) -> empty_pb2.Empty:
-        await self._content.delete(scope_of(context), request.digest)
+        await self._content.delete(self._scope(context), request.digest)
         return empty_pb2.Empty()
 
     async def Read(self, request: Any, context: Any) -> AsyncIterator[content_pb2.ReadContentResponse]:
-        async with await self._content.open(scope_of(context), request.digest) as reader:
+        async with await self._content.open(self._scope(context), request.digest) as reader:
             start = max(request.offset, 0)
             if start > reader.size:
                 raise OutOfRange(f"read past object length {reader.size} bytes")
@@ -72,21 +80,21 @@ class ContentService(content_pb2_grpc.ContentServicer):
                 at += len(data)
 
     async def Status(self, request: Any, context: Any) -> content_pb2.StatusResponse:
-        status = await self._content.status(scope_of(context), request.ref)
+        status = await self._content.status(self._scope(context), request.ref)
         return content_pb2.StatusResponse(status=_status(status))
 
     async def ListStatuses(self, request: Any, context: Any) -> content_pb2.ListStatusesResponse:
-        statuses = await self._content.statuses(scope_of(context), list(request.filters))
+        statuses = await self._content.statuses(self._scope(context), list(request.filters))
         return content_pb2.ListStatusesResponse(statuses=[_status(each) for each in statuses])
 
     async def Abort(self, request: Any, context: Any) -> empty_pb2.Empty:
-        await self._content.abort(scope_of(context), request.ref)
+        await self._content.abort(self._scope(context), request.ref)
         return empty_pb2.Empty()
 
     async def Write(
         self, request_iterator: Any, context: Any
     ) -> AsyncIterator[content_pb2.WriteContentResponse]:
-        scope = scope_of(context)
+        scope = self._scope(context)
         requests = aiter(request_iterator)
         first = await anext(requests, None)
         if first is None:

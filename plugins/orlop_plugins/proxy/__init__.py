@@ -1,0 +1,1 @@
+"""Parts that another process serves as containerd's proxy plugins."""
