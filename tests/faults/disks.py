@@ -48,21 +48,17 @@ class Ext4:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._unmount()
+        unmount(self.point)
         self._image.unlink()
 
-    def _unmount(self) -> None:
-        unmount(self.point)
-        # It lives on in the mount namespaces of who has just died, for a moment: and as it was, shut down.
-        left = eventually(self._loops, lambda found: not found, 10)
-        if left:
-            raise RuntimeError(f"the loop device stays: {left}")
-
-    def _loops(self) -> str:
-        return _run("losetup", "-j", str(self._image))
-
     def _mount(self) -> None:
-        _run("mount", "-o", "loop,commit=300,errors=remount-ro", str(self._image), str(self.point))
+        # A device of its own each time: the one before, shut down, may live on for a while in the mount
+        # namespace of somebody who began one meanwhile. It writes nothing more.
+        device = _run("losetup", "--find", "--show", str(self._image)).strip()
+        try:
+            _run("mount", "-o", "commit=300,errors=remount-ro", device, str(self.point))
+        finally:
+            _run("losetup", "--detach", device)  # when it is unmounted
 
     def cut(self) -> None:
         """Cut its power: nothing more reaches the disk, and what is in memory is lost."""
@@ -83,8 +79,8 @@ class Ext4:
         _run("fstrim", str(self.point))
 
     def mend(self) -> None:
-        """Mount it again; the journal is replayed. Whoever used it must be gone."""
-        self._unmount()
+        """After a cut: mount it again; the journal is replayed. Whoever used it must be gone."""
+        unmount(self.point)
         done = subprocess.run(["e2fsck", "-p", str(self._image)], capture_output=True, text=True)
         assert done.returncode in {0, 1}, f"e2fsck: {done.stdout}{done.stderr}"
         self._mount()

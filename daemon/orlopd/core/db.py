@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
@@ -322,7 +323,7 @@ def to_micros(at: datetime) -> int:
 
 def from_micros(value: int) -> datetime:
     """The time that :func:`to_micros` made a number of."""
-    return _EPOCH + timedelta(microseconds=value)
+    return _EPOCH + timedelta(0, 0, value)
 
 
 def dump_labels(labels: Labels) -> str:
@@ -333,8 +334,12 @@ def dump_labels(labels: Labels) -> str:
 
 def load_labels(text: str) -> Labels:
     """The labels that :func:`dump_labels` wrote. :raises DataLoss: it did not write these"""
-    if not text:
-        return NO_LABELS
+    return _load_labels(text) if text else NO_LABELS
+
+
+# Labels cannot be changed, and many objects have the same: a list takes half the time so.
+@lru_cache(maxsize=512)
+def _load_labels(text: str) -> Labels:
     try:
         # Ours, without whitespace around it, which the decoder need not look for.
         return MappingProxyType(_decode(text)[0])

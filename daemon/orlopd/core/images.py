@@ -214,8 +214,10 @@ def _row(image: Image) -> dict[str, Any]:
 
 def _image(row: tuple[Any, ...]) -> Image:
     name, media_type, digest, size, annotations, labels, created, updated = row
-    target = Descriptor(media_type, digest, size, annotations=load_labels(annotations))
-    return Image(name, target, load_labels(labels), from_micros(created), from_micros(updated))
+    target = Descriptor(media_type, digest, size, None, load_labels(annotations))
+    created_at = from_micros(created)
+    updated_at = created_at if updated == created else from_micros(updated)
+    return Image(name, target, load_labels(labels), created_at, updated_at)
 
 
 def _find(conn: Connection, namespace: str, name: str) -> Image | None:

@@ -11,7 +11,7 @@ from orlop_protos.containerd.services.containers.v1 import containers_pb2, conta
 from orlopd.core.core import Core
 from orlopd.core.scope import Scope
 from orlopd.plugin.values import Container
-from orlopd.services.convert import fill_any, fill_timestamp, from_any, paths_of
+from orlopd.services.convert import fill_any, fill_labels, fill_timestamp, from_any, paths_of
 from orlopd.services.lists import join
 from orlopd.services.scope import scope_of
 
@@ -88,7 +88,7 @@ def _message(container: Container) -> containers_pb2.Container:
 def _fill(message: containers_pb2.Container, container: Container) -> None:
     message.id = container.id
     if container.labels:
-        message.labels.update(container.labels)
+        fill_labels(message.labels, container.labels)
     message.image = container.image
     message.runtime.name = container.runtime
     if container.runtime_options is not None:

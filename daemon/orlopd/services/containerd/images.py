@@ -14,6 +14,7 @@ from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.values import Image
 from orlopd.services.convert import (
     fill_descriptor,
+    fill_labels,
     fill_timestamp,
     from_descriptor,
     from_timestamp,
@@ -85,7 +86,7 @@ def _message(image: Image) -> images_pb2.Image:
 def _fill(message: images_pb2.Image, image: Image) -> None:
     message.name = image.name
     if image.labels:
-        message.labels.update(image.labels)
+        fill_labels(message.labels, image.labels)
     fill_descriptor(message.target, image.target)
     fill_timestamp(message.created_at, image.created_at)
     fill_timestamp(message.updated_at, image.updated_at)
