@@ -27,7 +27,7 @@ OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     # A daemon that is restarted is found again at once, and clients do not share each other's failures.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # this is how long one attempt may take
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
