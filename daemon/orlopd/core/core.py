@@ -22,6 +22,7 @@ from .events import EventBus
 from .gc import Collector
 from .images import Images
 from .leases import Leases
+from .mounts import Mounts
 from .namespaces import Namespaces
 from .parts import PartInfo, Parts, Settings
 from .pull import Puller
@@ -46,6 +47,7 @@ class Core:
     images: Images
     containers: Containers
     leases: Leases
+    mounts: Mounts
     snapshots: Snapshots
     diffs: Diffs
     explainer: Explainer
@@ -97,6 +99,9 @@ class Core:
             distribution = Distribution.make(store, parts, snapshotter=settings.snapshotter)
             engine = Engine(_engine_context(settings, parts, store, tasks, distribution))
             await group.start(engine.run)
+            mounts = Mounts(settings.state / "mounts", parts.mount_handlers, store.leases)
+            await mounts.recover()
+            group.start_soon(mounts.run)
             yield cls(
                 settings=settings,
                 parts=parts,
@@ -107,6 +112,7 @@ class Core:
                 images=store.images,
                 containers=store.containers,
                 leases=store.leases,
+                mounts=mounts,
                 snapshots=store.snapshots,
                 diffs=store.diffs,
                 explainer=store.explainer,

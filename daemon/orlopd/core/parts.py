@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from orlopd.plugin import ContentStore, Differ, Resolver, Runtime, Service, Snapshotter
 from orlopd.plugin.errors import NotFound
+from orlopd.plugin.mounting import MountHandler
 from orlopd.plugin.values import Container, Descriptor, Event
 
 T = TypeVar("T")
@@ -167,6 +168,9 @@ class Parts:
     resolvers: Sequence[Resolver]
     runtimes: Catalog[Runtime]
     services: Sequence[Service] = ()
+    mount_handlers: Catalog[MountHandler] = field(
+        default_factory=lambda: Catalog[MountHandler]("mount_handler", {})
+    )
     hooks: Hooks = field(default_factory=NoHooks)
     plugins: Sequence[PartInfo] = ()
 

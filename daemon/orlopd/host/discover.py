@@ -21,6 +21,7 @@ import pluggy
 from orlopd.config import nearest
 from orlopd.core.parts import PartInfo, PartStatus
 from orlopd.plugin import hooks as hookspecs
+from orlopd.plugin.mounting import MOUNT_HANDLER
 from orlopd.plugin.provider import CONTENT, DIFFER, RESOLVER, RUNTIME, SERVICE, SNAPSHOTTER, Kind, Provider
 from orlopd.plugin.remote import Proxy
 
@@ -36,6 +37,7 @@ PROVIDER_HOOKS: tuple[tuple[str, Kind[Any]], ...] = (
     ("orlop_resolvers", RESOLVER),
     ("orlop_runtimes", RUNTIME),
     ("orlop_services", SERVICE),
+    ("orlop_mount_handlers", MOUNT_HANDLER),
 )
 
 PROXY_HOOK = "orlop_proxies"

@@ -16,6 +16,7 @@ from orlopd.config import Config, Loaded, check_section, nearest
 from orlopd.config.plugins import SectionError
 from orlopd.core.parts import Catalog, PartInfo, Parts, PartStatus
 from orlopd.plugin.errors import FailedPrecondition, OrlopError, Skip
+from orlopd.plugin.mounting import MOUNT_HANDLER
 from orlopd.plugin.provider import (
     CONTENT,
     DIFFER,
@@ -147,7 +148,7 @@ class Host:
             if name in known:
                 continue
             where = f"section [{'.'.join(path)}]" if path[0] == "plugins" else f'key "{path[0]}"'
-            kinds = [kind.short for kind in (*KINDS, PLUGIN)]
+            kinds = [kind.short for kind in (*KINDS, MOUNT_HANDLER, PLUGIN)]
             if name.partition(".")[0] not in kinds:
                 word = name.partition(".")[0]
                 message = f'{where}: unknown kind of plugin "{word}"{nearest(word, kinds)}'
@@ -429,6 +430,7 @@ class Host:
             resolvers=self._ordered(RESOLVER, self._config.resolvers),
             runtimes=self._catalog(RUNTIME),
             services=list(self._catalog(SERVICE).values()),
+            mount_handlers=self._catalog(MOUNT_HANDLER),
             hooks=self.hooks,
             plugins=self.plugins,
         )

@@ -14,6 +14,7 @@ import pluggy
 
 from .content import ContentStore
 from .diff import Differ
+from .mounting import MountHandler
 from .provider import Provider
 from .remote import Proxy
 from .resolver import Resolver
@@ -60,6 +61,11 @@ def orlop_services() -> Iterable[Provider[Service]]:  # pyright: ignore[reportRe
 @hookspec
 def orlop_proxies() -> Iterable[Proxy[Any]]:  # pyright: ignore[reportReturnType]
     """Offer ways to have a part that another process serves on a socket; the config names which."""
+
+
+@hookspec
+def orlop_mount_handlers() -> Iterable[Provider[MountHandler]]:  # pyright: ignore[reportReturnType]
+    """Offer handlers of mounts for the Mounts service; the id is the mount's type."""
 
 
 @hookspec

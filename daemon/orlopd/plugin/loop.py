@@ -41,8 +41,37 @@ def attached(path: str, *, readonly: bool = True) -> Generator[str]:
         os.close(fd)
 
 
-def _attach(file: int, path: str, readonly: bool) -> tuple[str, int]:
-    flags = _AUTOCLEAR | (_READ_ONLY if readonly else 0)
+def attach(path: str, *, readonly: bool = True) -> str:
+    """Give a file a loop device until :func:`detach`. Raises as :func:`attached`.
+
+    :returns: the device's path
+    """
+    file = os.open(path, (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC)
+    try:
+        device, fd = _attach(file, path, readonly, stays=True)
+    finally:
+        os.close(file)
+    os.close(fd)
+    return device
+
+
+def detach(device: str) -> None:
+    """Take a loop device from its file, once nobody has it open. One without a file is no error.
+
+    :raises OSError: as ioctl(2)
+    """
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _CLEAR)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+    finally:
+        os.close(fd)
+
+
+def _attach(file: int, path: str, readonly: bool, *, stays: bool = False) -> tuple[str, int]:
+    flags = (0 if stays else _AUTOCLEAR) | (_READ_ONLY if readonly else 0)
     name = os.fsencode(path)[:63]
     config = _CONFIG.pack(file, 0, *[0] * 5, *[0] * 3, flags, name, b"", b"", 0, 0, *[0] * 8)
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)

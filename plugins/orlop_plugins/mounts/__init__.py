@@ -1,0 +1,1 @@
+"""Handlers of mounts: loop, erofs, overlay, bind."""
