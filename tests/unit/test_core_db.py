@@ -9,10 +9,12 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from orlopd.core import schema
 from orlopd.core.db import Connection, Database, from_micros, to_micros
-from orlopd.plugin.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted
+from orlopd.plugin.errors import DataLoss, FailedPrecondition, NotFound, OrlopError, ResourceExhausted
 from orlopd.plugin.values import now
 
 
@@ -68,6 +70,116 @@ async def test_many_at_once_all_happen(tmp_path: Path) -> None:
             group.start_soon(db.write, lambda conn, number=number: add(conn, f"{number:03}"))
             group.start_soon(db.read, names)
     assert len(await db.read(names)) == 100
+    await db.aclose()
+
+
+async def _held_up(db: Database, group: TaskGroup) -> anyio.Event:
+    """Have a change under way that ends when the event is set; all that come meanwhile wait."""
+    release, begun = anyio.Event(), anyio.Event()
+
+    def slow(conn: Connection) -> None:
+        add(conn, "first")
+        anyio.from_thread.run_sync(begun.set)
+        anyio.from_thread.run(release.wait)
+
+    group.start_soon(db.write, slow)
+    await begun.wait()
+    return release
+
+
+async def test_a_change_that_fails_among_others_fails_alone(tmp_path: Path) -> None:
+    db = await Database.open(tmp_path / "db")
+    transactions: list[bool] = []
+    failed: list[str] = []
+
+    def change(conn: Connection, name: str, half: bool) -> int:
+        transactions.append(conn.in_transaction)
+        add(conn, name)
+        if half:
+            add(conn, f"{name}-again")
+            add(conn, name)  # breaks a rule of the database
+        return len(name)
+
+    async def write(number: int) -> None:
+        name, half = f"n{number:02}", number % 3 == 0
+        try:
+            assert await db.write(lambda conn: change(conn, name, half)) == 3
+        except OrlopError:
+            failed.append(name)
+
+    commits: list[str] = []
+    assert db._writer is not None
+    db._writer.set_trace_callback(lambda said: commits.append(said) if said == "COMMIT" else None)
+    async with anyio.create_task_group() as group:
+        release = await _held_up(db, group)
+        for number in range(30):
+            group.start_soon(write, number)
+        await anyio.wait_all_tasks_blocked()
+        release.set()
+    assert sorted(failed) == [f"n{number:02}" for number in range(0, 30, 3)]
+    assert await db.read(names) == ["first", *(f"n{number:02}" for number in range(30) if number % 3)]
+    assert (len(transactions), len(commits)) == (30, 2)
+    await db.aclose()
+
+
+async def test_a_cancelled_change_has_not_happened_and_holds_up_nobody(tmp_path: Path) -> None:
+    db = await Database.open(tmp_path / "db")
+    scopes: list[anyio.CancelScope] = []
+
+    async def write(number: int) -> None:
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
+            await db.write(lambda conn: add(conn, f"n{number}"))
+
+    async with anyio.create_task_group() as group:
+        release = await _held_up(db, group)
+        for number in range(6):
+            group.start_soon(write, number)
+            await anyio.wait_all_tasks_blocked()
+        # The first in the queue, who would have taken the others along, one between them, and the last.
+        for number in (0, 3, 5):
+            scopes[number].cancel()
+        await anyio.wait_all_tasks_blocked()
+        release.set()
+        with anyio.fail_after(20):
+            await db.write(lambda conn: add(conn, "later"))
+    assert await db.read(names) == ["first", "later", "n1", "n2", "n4"]
+    await db.aclose()
+
+
+async def test_one_that_is_cancelled_when_its_turn_comes_passes_it_on(tmp_path: Path) -> None:
+    db = await Database.open(tmp_path / "db")
+    scope = anyio.CancelScope()
+
+    async def first_in_the_queue() -> None:
+        with scope:
+            await db.write(lambda conn: add(conn, "cancelled"))
+
+    async def under_way() -> None:
+        await db.write(lambda conn: add(conn, "first"))
+        # In the same turn of the loop in which the next one is told to go on.
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(under_way)
+        await checkpoint()
+        group.start_soon(first_in_the_queue)
+        group.start_soon(db.write, lambda conn: add(conn, "second"))
+    with anyio.fail_after(20):
+        await db.write(lambda conn: add(conn, "third"))
+    found = await db.read(names)
+    assert set(found) - {"cancelled"} == {"first", "second", "third"}
+    assert scope.cancelled_caught is ("cancelled" not in found)
+    await db.aclose()
+
+
+async def test_a_change_under_way_is_not_cut_off(tmp_path: Path) -> None:
+    db = await Database.open(tmp_path / "db")
+    async with anyio.create_task_group() as group:
+        release = await _held_up(db, group)
+        group.cancel_scope.cancel()
+        release.set()
+    assert await db.read(names) == ["first"]
     await db.aclose()
 
 

@@ -6,9 +6,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
+from orlopd.core import containers, content, images
+from orlopd.core.blobs import ContentInfo
 from orlopd.core.leases import Resource
 from orlopd.core.scope import Scope
 from orlopd.core.store import Store
@@ -20,7 +24,7 @@ from orlopd.plugin.errors import (
     Unimplemented,
 )
 from orlopd.plugin.values import Container, Descriptor, Image, TypedBytes, sha256
-from tests.support.store import MANIFEST, NS, World, put, put_image
+from tests.support.store import MANIFEST, NS, World, digest_of, put, put_image
 
 OTHER = Scope("other")
 TARGET = Descriptor(MANIFEST, sha256(b"1"), 10, annotations={"note": "x", "empty": ""})
@@ -202,6 +206,71 @@ async def test_containers_change_by_mask(store: Store) -> None:
             await update(other, path)
     with pytest.raises(NotFound):
         await update(replace(BOX, id="gone"))
+
+
+async def test_changes_of_different_fields_at_once_lose_nothing(store: Store) -> None:
+    """Who names in a mask what is to change need not know what others change meanwhile."""
+    fields = [f"l{number}" for number in range(20)]
+    digest = await put(store, b"blob", {"root": "x"})
+    image = await put_image(store, "image", digest)
+    await store.containers.create(NS, BOX)
+
+    async def change(field: str) -> None:
+        labels, path = {field: "new"}, [f"labels.{field}"]
+        await store.images.update(NS, replace(image, labels=labels), path)
+        await store.containers.update(NS, replace(BOX, labels=labels), path)
+        await store.content.update(NS, ContentInfo(digest, labels=labels), path)
+        await store.namespaces.update(NS, NS.namespace, labels, path)
+
+    async def replace_what_is_no_label() -> None:
+        moved = replace(image, target=replace(image.target, size=77))
+        await store.images.update(NS, moved, ["target"])
+        await store.containers.update(NS, replace(BOX, image="other"), ["image"])
+
+    async with anyio.create_task_group() as group:
+        for field in fields:
+            group.start_soon(change, field)
+        group.start_soon(replace_what_is_no_label)
+    changed, box = await store.images.get(NS, "image"), await store.containers.get(NS, BOX.id)
+    for labels in (
+        changed.labels,
+        box.labels,
+        (await store.content.info(NS, digest)).labels,
+        (await store.namespaces.get(NS.namespace)).labels,
+    ):
+        assert {field: labels.get(field) for field in fields} == dict.fromkeys(fields, "new")
+    assert (changed.target.size, box.image) == (77, "other")
+
+
+@pytest.mark.parametrize("kind", ["containers", "content", "images"])
+async def test_a_long_list_is_read_as_it_is_taken(
+    store: Store, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (containers, content, images):
+        monkeypatch.setattr(module, "_PAGE" if module is containers else "PAGE", 10)
+    for number in range(95):
+        if kind == "containers":
+            await store.containers.create(NS, replace(BOX, id=f"{number:03}"))
+        elif kind == "images":
+            await put_image(store, f"{number:03}", digest_of(b"x"))
+        else:
+            await put(store, b"%03d" % number)
+    reads = 0
+    read = store.db.read
+
+    async def counted(fn: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(fn)
+
+    monkeypatch.setattr(store.db, "read", counted)
+    walk = getattr(store, kind).walk(NS)
+    seen = [await anext(walk) for _ in range(12)]
+    assert reads == 2
+    seen += [each async for each in walk]
+    assert (len(seen), reads) == (95, 10)
+    ids = [getattr(each, {"containers": "id", "content": "digest", "images": "name"}[kind]) for each in seen]
+    assert ids == sorted(set(ids))
 
 
 async def test_containers_are_filtered(store: Store) -> None:
