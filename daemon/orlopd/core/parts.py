@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,19 +69,25 @@ class Catalog(Mapping[str, T]):
         parts: Mapping[str, T],
         aliases: Mapping[str, str] | None = None,
         closed: Mapping[str, str] | None = None,
+        patterns: Mapping[str, str] | None = None,
     ) -> None:
         """
         :param word: what a part is called in messages, ``snapshotter``
         :param aliases: further names and the ids they stand for
         :param closed: ids and aliases of parts that are not open, and why
+        :param patterns: regular expressions of whole names that parts answer to, and their ids
         """
         self._word = word
         self._parts = dict(parts)
         self._aliases = dict(aliases or {})
         self._closed = dict(closed or {})
+        self._patterns = {re.compile(pattern): real for pattern, real in (patterns or {}).items()}
 
     def __getitem__(self, name: str) -> T:
-        return self._parts[self._aliases.get(name, name)]
+        real = self._aliases.get(name, name)
+        if real not in self._parts and name not in self._closed:
+            real = next((found for each, found in self._patterns.items() if each.fullmatch(name)), real)
+        return self._parts[real]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)

@@ -118,6 +118,7 @@ class Tasks:
                     options=options,
                     checkpoint=checkpoint,
                     bundle=bundle,
+                    runtime=name,
                 )
             )
             return self._keep(task, name, marks, 0)

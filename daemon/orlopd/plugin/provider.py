@@ -107,6 +107,8 @@ class Provider(Generic[T_co]):
     :param requires: what must be open before
     :param probe: raises :class:`orlopd.plugin.errors.Skip` where this machine does not suit
     :param aliases: further names it answers to
+    :param pattern: a regular expression; the part answers to whole names that match it, where no part has
+        such a name
     :param exports: what it says about itself in Introspection
     :param capabilities: words that containerd's clients look for
     :param platforms: what it serves, for example ``linux/amd64``; this machine's when empty
@@ -118,6 +120,7 @@ class Provider(Generic[T_co]):
     requires: Sequence[Requirement] = ()
     probe: Callable[[Context], None] | None = None
     aliases: tuple[str, ...] = ()
+    pattern: str = ""
     exports: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     capabilities: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()

@@ -45,7 +45,10 @@ class Stdio:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What a task is made of. ``spec`` is an OCI runtime spec as JSON; ``options`` the runtime's own."""
+    """What a task is made of. ``spec`` is an OCI runtime spec as JSON; ``options`` the runtime's own.
+
+    ``runtime`` is the name that was asked for: a runtime that answers to a pattern of names needs it.
+    """
 
     namespace: str
     id: str
@@ -56,6 +59,7 @@ class TaskSpec:
     checkpoint: str = ""
     bundle: str = ""
     """An existing bundle directory to run as it is; the runtime makes one when empty."""
+    runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True)

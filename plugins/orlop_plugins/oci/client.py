@@ -59,6 +59,21 @@ class ShimClient:
             await anyio.lowlevel.checkpoint_if_cancelled()
             raise
 
+    async def ready(self, deadline: float) -> None:
+        """Return when the connection stands. :raises Unavailable: it does not within ``deadline`` seconds"""
+        try:
+            with anyio.fail_after(deadline):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE") from None
+
+    async def lost(self) -> None:
+        """Return when a connection that stood is no more."""
+        state = self._channel.get_state()
+        while state is grpc.ChannelConnectivity.READY:
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state()
+
     async def close(self, grace: float | None = None) -> None:
         """Close the connection; calls under way get ``grace`` seconds."""
         await self._channel.close(grace)

@@ -85,13 +85,13 @@ def unpack(record: Record) -> Any:
 
 
 class Journal:
-    """The history of a living shim. Used from its event loop only."""
+    """The history of a living shim, going on from what the file has. Used from its event loop only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._records: deque[Record] = deque()
-        self._sequence = 0
-        self._size = 0
+        self._records: deque[Record] = deque(read(path))
+        self._sequence = self._records[-1].sequence if self._records else 0
+        self._size = sum(len(_frame(record)) for record in self._records)
         self._followers: set[asyncio.Event] = set()
         self._closed = False
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,194 @@
+"""Shims of others under our daemon: containerd's own for runc, by ttrpc, and one that speaks gRPC."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop_plugins.oci.shims import identity
+from orlop_plugins.shims.program import Endpoint, endpoint
+from orlop_protos.containerd.runtime.bootstrap.v1 import bootstrap_pb2
+from orlopd.plugin.errors import FailedPrecondition
+from tests.support.ctr import Said
+from tests.support.daemon import Daemon, processes_naming
+from tests.support.images import save_archive
+
+IMAGE = "docker.io/library/probe:latest"
+RUNC = "/usr/bin/containerd-shim-runc-v2"
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class Host:
+    """A daemon, and ``ctr`` with a foreign shim."""
+
+    def __init__(self, daemon: Daemon, runtime: str) -> None:
+        self.daemon = daemon
+        self.runtime = runtime
+
+    def ctr(self, *words: str) -> Said:
+        done = self.daemon.ctr(*words, timeout=60)
+        return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def run(self, *words: str) -> Said:
+        return self.ctr("run", "--runtime", self.runtime, *words)
+
+    def shim(self, id: str) -> int:
+        """The pid of a task's shim."""
+        for pid in processes_naming(str(self.daemon.folder)):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if "shim" in line and f"-id {id} " in line:
+                return pid
+        raise AssertionError(f"{id} has no shim")
+
+    def state(self, id: str) -> str:
+        rows = [line.split() for line in self.ctr("tasks", "ls").out.splitlines()]
+        return next((row[2] for row in rows if row[0] == id), "")
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    archive = save_archive(tmp_path_factory.mktemp("archive") / "probe.tar", IMAGE)
+    with Daemon() as made:
+        made.must(made.orlop("import", str(archive)))
+        yield made
+
+
+@pytest.fixture(params=["ttrpc", "grpc"])
+def host(request: pytest.FixtureRequest, daemon: Daemon, tmp_path_factory: Any) -> Host:
+    if request.param == "ttrpc":
+        return Host(daemon, RUNC)
+    program = tmp_path_factory.mktemp("bin") / "containerd-shim-orlop-v2"
+    program.symlink_to(Path(sys.executable).parent / "orlop-shim")
+    return Host(daemon, str(program))
+
+
+@contextlib.contextmanager
+def _container(host: Host, id: str) -> Iterator[None]:
+    said = host.run("-d", IMAGE, id, "sleep", "1000")
+    assert said.code == 0, said.err
+    try:
+        yield
+    finally:
+        host.ctr("tasks", "rm", "-f", id)
+        host.ctr("containers", "rm", id)
+
+
+def test_a_foreground_container_gives_output_and_exit_code(host: Host) -> None:
+    said = host.run("--rm", IMAGE, "fg", "sh", "-c", "echo out; echo wrong >&2; exit 7")
+    assert (said.code, said.out, said.err) == (7, "out\n", "wrong\n")
+    assert host.ctr("tasks", "ls", "-q").out == ""
+
+
+def test_a_task_does_all_that_tasks_do_and_tells_of_it_in_order(host: Host, tmp_path: Path) -> None:
+    heard = tmp_path / "events"
+    with heard.open("wb") as out:
+        listener = subprocess.Popen(
+            ["ctr", "-a", host.daemon.socket, "events", "topic~=tasks"],
+            stdout=out,
+            env=host.daemon.environment,
+        )
+        try:
+            time.sleep(0.5)
+            with _container(host, "bg"):
+                said = host.ctr("tasks", "exec", "--exec-id", "e", "bg", "sh", "-c", "echo in; exit 3")
+                assert (said.code, said.out) == (3, "in\n")
+                assert host.ctr("tasks", "pause", "bg").code == 0
+                assert host.state("bg") == "PAUSED"
+                assert host.ctr("tasks", "resume", "bg").code == 0
+                assert "pids.current" in host.ctr("tasks", "metrics", "bg").out
+                assert host.ctr("tasks", "kill", "-s", "KILL", "bg").code == 0
+                _until(lambda: host.state("bg") == "STOPPED")
+            _until(lambda: b"/tasks/delete" in heard.read_bytes())
+        finally:
+            listener.terminate()
+            listener.wait(10)
+    topics = [line.split()[5].removeprefix("/tasks/") for line in heard.read_text().splitlines()]
+    assert topics == [
+        "create", "start", "exec-added", "exec-started", "exit", "paused", "resumed", "exit", "delete",
+    ]  # fmt: skip
+
+
+def test_a_container_outlives_the_daemon_and_its_end_meanwhile_is_not_lost(host: Host) -> None:
+    with _container(host, "stays"), _container(host, "ends"):
+        pid = int(next(row.split()[1] for row in host.ctr("tasks", "ls").out.splitlines() if "ends" in row))
+        host.daemon.kill9()
+        os.kill(pid, signal.SIGKILL)
+        host.daemon.start()
+        assert host.state("stays") == "RUNNING"
+        assert host.state("ends") == "STOPPED"
+        said = host.ctr("tasks", "exec", "--exec-id", "e", "stays", "echo", "again")
+        assert (said.code, said.out) == (0, "again\n")
+
+
+def test_a_shim_that_was_killed_leaves_a_stopped_task_and_nothing_else(host: Host) -> None:
+    with _container(host, "lost"):
+        pid = int(next(row.split()[1] for row in host.ctr("tasks", "ls").out.splitlines() if "lost" in row))
+        os.kill(host.shim("lost"), signal.SIGKILL)
+        _until(lambda: host.state("lost") == "STOPPED")
+        assert identity(pid) == ""
+        assert "137" in host.ctr("tasks", "rm", "lost").err
+    mounts = Path("/proc/self/mountinfo").read_text()
+    assert str(host.daemon.folder / "s/runtime/shim") not in mounts
+
+
+def test_what_a_foreign_shim_cannot_do_is_said(daemon: Daemon) -> None:
+    done = daemon.orlop("run", "--rm", "--runtime", RUNC, "probe", "true")
+    assert done.returncode == 125
+    assert b"keeps no streams for clients that attach" in done.stderr
+    assert b"hint: " in done.stderr
+
+
+def test_a_shim_that_is_not_installed_is_named(daemon: Daemon) -> None:
+    done = daemon.orlop("run", "--rm", "--runtime", "io.containerd.nosuch.v1", "probe", "true")
+    assert done.returncode == 125
+    assert b"there is no program containerd-shim-nosuch-v1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"unix:///run/s/1\n", Endpoint("/run/s/1", "ttrpc", 2)),
+        (b"unix://@abstract", Endpoint("\0abstract", "ttrpc", 2)),
+        (b'{"version":3,"address":"unix:///s","protocol":"ttrpc"}', Endpoint("/s", "ttrpc", 3)),
+        (b'{"version":3,"address":"/s","protocol":"grpc"}', Endpoint("/s", "grpc", 3)),
+        (
+            bootstrap_pb2.BootstrapResult(version=3, address="/s", protocol="grpc").SerializeToString(),
+            Endpoint("/s", "grpc", 3),
+        ),
+    ],
+)
+def test_every_form_of_answer_is_understood(said: bytes, expected: Endpoint) -> None:
+    assert endpoint(said) == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"\xff\xfe",
+        b"hello",
+        b'{"version":9,"address":"/s","protocol":"ttrpc"}',
+        b'{"version":3}',
+        b"[1]",
+    ],
+)
+def test_an_answer_that_is_none_is_refused(said: bytes) -> None:
+    with pytest.raises(FailedPrecondition, match="no address"):
+        endpoint(said)
+
+
+def _until(true: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
