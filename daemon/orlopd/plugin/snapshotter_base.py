@@ -43,7 +43,7 @@ from .errors import (
     OrlopError,
     Unimplemented,
 )
-from .files import disk_usage, explain, remove_tree, sync_filesystem, sync_folder
+from .files import disk_usage, explain, remove_tree, spread_folder, sync_filesystem, sync_folder
 from .snapshots import SnapshotFault
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 
@@ -85,6 +85,7 @@ class SnapshotterBase:
         self._trash = root / "trash"
         for path in (self._folder, self._trash):
             path.mkdir(mode=0o700, exist_ok=True)
+        spread_folder(self._folder)
         self._db = SnapshotDatabase(root / "snapshots.db")
         self._lock = threading.Lock()
         self._making: set[int] = set()
