@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import tests.support.daemon
 from tests.support.daemon import Daemon
 from tests.support.images import save_archive
+from tests.thirdparty.conftest import Install
 
 HERE = Path(__file__).parent
-PROGRAMS = ("orlopd", "orlop", "orlop-shim")
-
-
-@pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A scratch environment over the one the tests run in, with the distribution installed."""
-    own = Path(sys.executable).parent
-    scratch = tmp_path / "environment"
-    python = scratch / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", scratch], check=True, timeout=60)
-    packages = next(scratch.glob("lib/python*/site-packages"))
-    base = next(own.parent.glob("lib/python*/site-packages"))
-    (packages / "base.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")
-    install = ["pip", "install", "--offline", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([own / "uv", *install, "--python", python, HERE], check=True, timeout=120)
-    for name in PROGRAMS:
-        program = scratch / "bin" / name
-        program.write_text(f"#!{python}\n" + (own / name).read_text().partition("\n")[2])
-        program.chmod(0o755)
-    monkeypatch.setattr(tests.support.daemon, "BIN", scratch / "bin")
-    return scratch
 
 
 @pytest.mark.timeout(240)
-def test_it_is_listed_and_runs_a_container(environment: Path, tmp_path: Path) -> None:
+def test_it_is_listed_and_runs_a_container(install: Install, tmp_path: Path) -> None:
+    install(HERE)
     drop_in = (HERE / "drop-in" / "plain.py").read_text()
     image = str(save_archive(tmp_path / "probe.tar", "docker.io/library/probe:latest"))
     with Daemon("[plugins.snapshotter.copies]\nreflink = 'never'", plugins={"plain.py": drop_in}) as daemon:

@@ -45,6 +45,7 @@ COMMANDS = {
     "image": "main:image",
     "events": "system_events:events",
     "plugins": "system:plugins",
+    "plugin": "main:plugin",
     "status": "system:status",
     "info": "system:info",
     "version": "system:version",
@@ -66,6 +67,11 @@ SYSTEM_COMMANDS = {
     "fsck": "system_storage:fsck",
     "info": "system:info",
     "events": "system_events:events",
+}
+
+
+PLUGIN_COMMANDS = {
+    "new": "plugin:new",
 }
 
 
@@ -107,6 +113,11 @@ def cli(ctx: click.Context, address: str | None, namespace: str | None) -> None:
 @click.group("image", cls=LazyGroup, homes=IMAGE_COMMANDS)
 def image() -> None:
     """Build images, and all the rest that is done with them."""
+
+
+@click.group("plugin", cls=LazyGroup, homes=PLUGIN_COMMANDS)
+def plugin() -> None:
+    """Write a plugin."""
 
 
 @click.group("system", cls=LazyGroup, homes=SYSTEM_COMMANDS)
