@@ -59,6 +59,7 @@ class Rig:
         self.store = store
         self.hooks = hooks
         self.puller = distribution.puller
+        self.pusher = distribution.pusher
         self.unpacker = distribution.unpacker
         self.archiver = distribution.archiver
         self.builder = distribution.builder
@@ -70,6 +71,11 @@ class Rig:
     async def pull(self, reference: str, **options: Any) -> Any:
         """Pull in the namespace of the tests, events kept."""
         return await self.puller.pull(SCOPE, reference, report=self.report, **options)
+
+    async def push(self, name: str, reference: str = "", **options: Any) -> Any:
+        """Push an image of the tests' namespace, events kept."""
+        image = await self.store.images.get(SCOPE, name)
+        return await self.pusher.push(SCOPE, image, reference, report=self.report, **options)
 
     def states(self, digest: str) -> list[BlobState]:
         """The states that a blob was reported in, each change once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
         self.serve()
 
-    do_HEAD = do_POST = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815
 
     @property
     def registry(self) -> FaultyRegistry:
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self) -> None:
         """Answer as a registry does."""
         image = self.registry.image
-        match = _PATH.fullmatch(self.path)
+        match = _PATH.fullmatch(self.path.partition("?")[0])
         if match is None or image is None:
             self.answer(404)
             return
@@ -165,10 +166,14 @@ class FaultyRegistry:
 
 
 @contextmanager
-def faulty_registry(image: SmallImage | None = None) -> Iterator[FaultyRegistry]:
-    """A server on loopback for the length of the block."""
+def faulty_registry(
+    image: SmallImage | None = None, *, tls: ssl.SSLContext | None = None
+) -> Iterator[FaultyRegistry]:
+    """A server on loopback for the length of the block, with TLS where a context is given."""
     registry = FaultyRegistry(image)
     with _Server(("127.0.0.1", 0), Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         server.registry = registry
         registry.address = f"127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

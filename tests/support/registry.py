@@ -21,6 +21,10 @@ from .images import SmallImage, make_image
 _ACCESS = re.compile(r'"(GET|HEAD|PUT|POST|PATCH|DELETE) (\S+) HTTP/[^"]*" (\d{3}) (\d+)')
 
 
+SECRET_WORD = "$2b$04$5lS3LJlyMJOJKnPi2nEice1DdO9V/fsWYOYQuDVaHG14Bf2pOLxQK"
+"""bcrypt of ``secret-word``."""
+
+
 class Request(NamedTuple):
     """One line of the registry's log."""
 
@@ -77,7 +81,7 @@ class Registry:
     def _put_blob(self, repository: str, digest: str, data: bytes) -> None:
         url = f"{self.scheme}://{self.address}/v2/{repository}/blobs/uploads/"
         with urllib.request.urlopen(
-            urllib.request.Request(url, method="POST", data=b""), timeout=10
+            urllib.request.Request(url, method="POST", data=b""), timeout=10, context=self._trust
         ) as answer:
             location = answer.headers["Location"]
         joint = "&" if "?" in location else "?"

@@ -139,6 +139,18 @@ def progress(m: images_pb2.BlobProgress) -> v.BlobProgress:
     )
 
 
+def push_progress(m: images_pb2.PushResponse) -> v.PushProgress | None:
+    match m.WhichOneof("response"):
+        case "resolved":
+            return v.Resolved(m.resolved.name, m.resolved.digest, m.resolved.media_type)
+        case "progress":
+            return progress(m.progress)
+        case "pushed":
+            return v.Pushed(m.pushed.name, m.pushed.digest, m.pushed.media_type)
+        case _:
+            return None
+
+
 def pull_progress(m: images_pb2.PullResponse) -> v.PullProgress | None:
     match m.WhichOneof("response"):
         case "resolved":

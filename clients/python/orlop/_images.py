@@ -44,6 +44,33 @@ class Images:
             if step is not None:
                 yield step
 
+    async def push(
+        self,
+        name: str,
+        target: str = "",
+        *,
+        platform: values.Platform | None = None,
+        credentials: values.Credentials | None = None,
+        plain_http: bool = False,
+    ) -> AsyncGenerator[values.PushProgress, None]:
+        """Push an image to where ``target`` points, its own name without: yields what the name will point at,
+        progress as it happens, and that it is done last.
+
+        ``platform`` pushes this one's manifest alone. Leaving the iteration stops the push; what has arrived
+        is not sent again by the next one.
+        """
+        request = images_pb2.PushRequest(
+            name=name,
+            target=target,
+            platform=_convert.platform_message(platform),
+            credentials=_convert.credentials_message(credentials),
+            plain_http=plain_http,
+        )
+        async for response in self._connection.stream(self._stub.Push, request):
+            step = _convert.push_progress(response)
+            if step is not None:
+                yield step
+
     async def import_(
         self,
         archive: AsyncIterable[bytes],

@@ -50,6 +50,8 @@ __all__ = [
     "PrunedObject",
     "PullPolicy",
     "PullProgress",
+    "PushProgress",
+    "Pushed",
     "ReferenceLink",
     "Removal",
     "Removed",
@@ -87,7 +89,7 @@ class BlobKind(StrEnum):
 
 
 class BlobState(StrEnum):
-    """The states of a blob in a pull, in their order."""
+    """The states of a blob in a pull and in a push, in their order."""
 
     UNSPECIFIED = "unspecified"
     WAITING = "waiting"
@@ -96,6 +98,9 @@ class BlobState(StrEnum):
     EXISTS = "exists"
     UNPACKING = "unpacking"
     UNPACKED = "unpacked"
+    PUSHING = "pushing"
+    PUSHED = "pushed"
+    MOUNTED = "mounted"
 
 
 class ContainerState(StrEnum):
@@ -230,6 +235,19 @@ class BlobProgress:
 
 PullProgress = Resolved | BlobProgress | Image
 """One step of a pull: what the name resolved to first, progress as it happens, the image last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """An image is where it was pushed to."""
+
+    name: str
+    digest: str
+    media_type: str
+
+
+PushProgress = Resolved | BlobProgress | Pushed
+"""One step of a push: what the name will point at first, progress as it happens, that it does last."""
 
 
 @dataclass(frozen=True, slots=True)

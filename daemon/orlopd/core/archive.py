@@ -6,10 +6,11 @@ annotations for names.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from orlopd.plugin.errors import InvalidArgument, NotFound
-from orlopd.plugin.values import Descriptor, Image, Platform, sha256
+from orlopd.plugin.values import NO_LABELS, Descriptor, Image, Labels, Platform, sha256
 
 from . import manifests
 from .archive_reader import Contents, read_archive
@@ -17,7 +18,7 @@ from .build import add_document
 from .compression import GZIP_MAGIC, ZSTD_MAGIC
 from .content import Content
 from .documents import Node, descriptor_object, dump, load, load_any
-from .export import NAME_ANNOTATION, REF_ANNOTATION, Exporter
+from .export import NAME_ANNOTATION, REF_ANNOTATION, Exporter, ExportOptions
 from .fetch import add_labels
 from .images import Images
 from .leases import Leases
@@ -29,6 +30,22 @@ from .references import parse_reference
 from .scope import Scope
 from .tarstream import malformed
 from .unpack import Unpacker
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image of an archive.
+
+    :param names: what the archive calls it: full names, and bare tags as ``:tag``
+    :param firm: those of them that say a whole image's name by their place, not by their look
+    """
+
+    target: Descriptor
+    names: list[str] = field(default_factory=list[str])
+    firm: list[str] = field(default_factory=list[str])
+
+
+Naming = Callable[[Found], Sequence[str]]
 
 
 class Archiver:
@@ -53,6 +70,8 @@ class Archiver:
         snapshotter: str = "",
         unpack: bool = True,
         platform: Platform | None = None,
+        naming: Naming | None = None,
+        labels: Labels = NO_LABELS,
         report: Report = silent,
     ) -> list[Image]:
         """Store the images of an archive: OCI layout or ``docker save``, a tar, plain or with gzip.
@@ -60,6 +79,8 @@ class Archiver:
         All of it or nothing: names are given when everything is checked and unpacked.
 
         :param name: for an image that the archive leaves unnamed
+        :param naming: decides on the names instead; what it leaves without one is not kept
+        :param labels: for the names
         :param unpack: unpack images that have something for ``platform``, this machine's by default
         :raises InvalidArgument: no archive, a truncated or hostile one, a name that is missing
         :raises DataLoss: a layer is not what the image's configuration says
@@ -69,7 +90,7 @@ class Archiver:
         async with self._leases.hold(scope) as held:
             contents = await read_archive(self._content, held, stream)
             found = await self._targets(held, contents)
-            named = _name_all(found, base)
+            named = _name_all(found, base) if naming is None else _named_by(naming, found)
             for target in _distinct(named):
                 await _Checker(self._content, held).image(target)
             for full, target in named:
@@ -77,15 +98,19 @@ class Archiver:
             if unpack:
                 for target in _distinct(named):
                     await self._unpack(held, target, platform, snapshotter, report)
-            return [await store_image(self._images, held, full, target) for full, target in named]
+            return [await store_image(self._images, held, full, target, labels) for full, target in named]
 
     def export_archive(
-        self, scope: Scope, names: Sequence[str], platform: Platform | None = None
+        self,
+        scope: Scope,
+        names: Sequence[str],
+        platform: Platform | None = None,
+        options: ExportOptions | None = None,
     ) -> AsyncGenerator[bytes]:
         """Write images as one archive that OCI tools and Docker read. See :class:`Exporter`."""
-        return self._exporter.export(scope, names, platform)
+        return self._exporter.export(scope, names, options or ExportOptions(platform))
 
-    async def _targets(self, scope: Scope, contents: Contents) -> list[tuple[list[str], Descriptor]]:
+    async def _targets(self, scope: Scope, contents: Contents) -> list[Found]:
         """What the archive says are its images, each with the names it gives."""
         documents = contents.documents
         if "index.json" in documents and "oci-layout" in documents:
@@ -100,12 +125,12 @@ class Archiver:
             "NOT_AN_IMAGE",
         )
 
-    async def _from_docker(self, scope: Scope, contents: Contents) -> list[tuple[list[str], Descriptor]]:
+    async def _from_docker(self, scope: Scope, contents: Contents) -> list[Found]:
         document = load_any(contents.documents["manifest.json"], "manifest.json", limit=MAX_DOCUMENT)
-        found: list[tuple[list[str], Descriptor]] = []
+        found: list[Found] = []
         for entry in document.items(MAX_CHILDREN):
             names = [parse_reference(tag).name for tag in entry.object().get("RepoTags").texts(1000)]
-            found.append((names, await self._docker_image(scope, contents, entry)))
+            found.append(Found(await self._docker_image(scope, contents, entry), names, list(names)))
         return found
 
     async def _docker_image(self, scope: Scope, contents: Contents, entry: Node) -> Descriptor:
@@ -203,15 +228,17 @@ class _Checker:
         return True
 
 
-def _from_index(data: bytes) -> list[tuple[list[str], Descriptor]]:
+def _from_index(data: bytes) -> list[Found]:
     index = manifests.parse_index(Descriptor(manifests.OCI_INDEX, sha256(data), len(data)), data)
-    grouped: dict[str, tuple[list[str], Descriptor]] = {}
+    grouped: dict[str, Found] = {}
     for child in index.manifests:
         if child.media_type in manifests.INDEX_TYPES | manifests.MANIFEST_TYPES:
             bare = Descriptor(child.media_type, child.digest, child.size)
-            names, _ = grouped.setdefault(child.digest, ([], bare))
+            found = grouped.setdefault(child.digest, Found(bare))
             if said := _name_of(child.annotations):
-                names.append(said)
+                found.names.append(said)
+                if NAME_ANNOTATION in child.annotations:
+                    found.firm.append(said)
     return list(grouped.values())
 
 
@@ -225,13 +252,14 @@ def _name_of(annotations: Mapping[str, str]) -> str:
     return f":{said}" if said else ""
 
 
-def _name_all(found: Sequence[tuple[list[str], Descriptor]], base: str) -> list[tuple[str, Descriptor]]:
+def _name_all(found: Sequence[Found], base: str) -> list[tuple[str, Descriptor]]:
     """A full name for each image. :raises InvalidArgument: one has none, or there is no image"""
     if not found:
         raise malformed("there is no image in it", "NOT_AN_IMAGE")
     named: dict[str, Descriptor] = {}
     unnamed: list[Descriptor] = []
-    for names, target in found:
+    for each in found:
+        names, target = each.names, each.target
         full = [each for each in names if not each.startswith(":")]
         tags = [each for each in names if each.startswith(":")]
         if base and not full and len(tags) > 1:
@@ -255,6 +283,12 @@ def _name_all(found: Sequence[tuple[list[str], Descriptor]], base: str) -> list[
     for target in unnamed:
         named[base] = target
     return list(named.items())
+
+
+def _named_by(naming: Naming, found: Sequence[Found]) -> list[tuple[str, Descriptor]]:
+    if not found:
+        raise malformed("there is no image in it", "NOT_AN_IMAGE")
+    return list({name: (name, each.target) for each in found for name in naming(each)}.values())
 
 
 def _distinct(named: Sequence[tuple[str, Descriptor]]) -> Sequence[Descriptor]:

@@ -26,9 +26,11 @@ from .mounts import Mounts
 from .namespaces import Namespaces
 from .parts import PartInfo, Parts, Settings
 from .pull import Puller
+from .push import Pusher
 from .snapshots import Snapshots
 from .store import Store, open_store
 from .tasks import Tasks
+from .transfer import Transfers
 from .unpack import Unpacker
 from .upkeep import Upkeep
 from .why import Explainer
@@ -55,8 +57,10 @@ class Core:
     checker: Checker
     unpacker: Unpacker
     puller: Puller
+    pusher: Pusher
     archiver: Archiver
     builder: Builder
+    transfers: Transfers
     tasks: Tasks
     engine: Engine
 
@@ -120,8 +124,10 @@ class Core:
                 checker=store.checker,
                 unpacker=distribution.unpacker,
                 puller=distribution.puller,
+                pusher=distribution.pusher,
                 archiver=distribution.archiver,
                 builder=distribution.builder,
+                transfers=distribution.transfers,
                 tasks=tasks,
                 engine=engine,
             )

@@ -9,24 +9,28 @@ from .archive import Archiver
 from .build import Builder
 from .parts import Parts
 from .pull import CONCURRENCY, Puller
+from .push import Pusher
 from .store import Store
+from .transfer import Transfers
 from .unpack import Unpacker
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Pull, unpack, import, export and build over one store."""
+    """Pull, push, unpack, import, export and build over one store."""
 
     unpacker: Unpacker
     puller: Puller
+    pusher: Pusher
     archiver: Archiver
     builder: Builder
+    transfers: Transfers
 
     @classmethod
     def make(cls, store: Store, parts: Parts, *, snapshotter: str, concurrency: int = CONCURRENCY) -> Self:
         """
         :param snapshotter: the one that is meant when a call names none
-        :param concurrency: the most blobs one pull fetches at a time
+        :param concurrency: the most blobs one pull or push moves at a time
         """
         content, images, leases = store.content, store.images, store.leases
         unpacker = Unpacker(content, store.snapshots, store.diffs, leases, default=snapshotter)
@@ -34,4 +38,7 @@ class Distribution:
             content, images, unpacker, parts.resolvers, leases, parts.hooks, concurrency=concurrency
         )
         archiver = Archiver(content, images, unpacker, leases, parts.hooks)
-        return cls(unpacker, puller, archiver, Builder(content, images, leases))
+        pusher = Pusher(content, unpacker, parts.resolvers, leases, concurrency=concurrency)
+        transfers = Transfers(puller, pusher, archiver, unpacker, images, leases)
+        builder = Builder(content, images, leases)
+        return cls(unpacker, puller, pusher, archiver, builder, transfers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orlopd.plugin.errors import InvalidArgument, NotFound
@@ -21,9 +21,34 @@ from .scope import Scope
 from .tarstream import END, header, padding
 from .unpack import Unpacker
 
+_FOREIGN = (
+    "application/vnd.docker.image.rootfs.foreign.",
+    "application/vnd.oci.image.layer.nondistributable.",
+)
 NAME_ANNOTATION = "io.containerd.image.name"
 REF_ANNOTATION = "org.opencontainers.image.ref.name"
 _PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What of the images goes into an archive.
+
+    :param platform: this one's manifest alone, in place of the index
+    :param kept: of an index's children with a platform, those that serve one of these; all when empty
+    :param complete: everything must be here, not just one of an index's children
+    :param docker: write what Docker reads, too
+    :param foreign: write layers that are not to be given to others
+    """
+
+    platform: Platform | None = None
+    kept: tuple[Platform, ...] = ()
+    complete: bool = False
+    docker: bool = True
+    foreign: bool = True
+
+
+_DEFAULTS = ExportOptions()
 
 
 class Exporter:
@@ -36,19 +61,18 @@ class Exporter:
         self._leases = leases
 
     async def export(
-        self, scope: Scope, names: Sequence[str], platform: Platform | None = None
+        self, scope: Scope, names: Sequence[str], options: ExportOptions = _DEFAULTS
     ) -> AsyncGenerator[bytes]:
         """The archive in pieces of up to 1 MiB. What fails, fails before the first of them.
 
         :param names: full or familiar
-        :param platform: write this one's manifest alone; else what the name points at, with all that is here
         :raises NotFound: no such image, nothing for this platform, or its content is not here
         """
         async with self._leases.hold(scope) as held:
             images = [await self._image(held, name) for name in dict.fromkeys(names)]
             if not images:
                 raise InvalidArgument("no image was named for export")
-            plan = _Plan(self._content, held)
+            plan, platform = _Plan(self._content, held, options), options.platform
             entries: list[dict[str, Any]] = []
             docker: dict[str, dict[str, Any]] = {}
             for image in images:
@@ -58,7 +82,8 @@ class Exporter:
                     target, _ = await self._unpacker.find_manifest(held, target, platform)
                 await plan.add(image.name, target)
                 entries.append(descriptor_object(replace(target, annotations=_annotations(image.name))))
-                await self._for_docker(held, image, target, platform, docker)
+                if options.docker:
+                    await self._for_docker(held, image, target, platform, docker)
             async for piece in self._write(held, plan, entries, list(docker.values())):
                 yield piece
 
@@ -125,9 +150,10 @@ class Exporter:
 class _Plan:
     """The blobs that an archive is to have, by digest with their sizes."""
 
-    def __init__(self, content: Content, scope: Scope) -> None:
+    def __init__(self, content: Content, scope: Scope, options: ExportOptions) -> None:
         self._content = content
         self._scope = scope
+        self._options = options
         self._seen: dict[str, bool] = {}
         self.blobs: dict[str, int] = {}
 
@@ -148,6 +174,8 @@ class _Plan:
         return self._seen[descriptor.digest]
 
     async def _look(self, descriptor: Descriptor, depth: int) -> bool:
+        if descriptor.media_type.startswith(_FOREIGN) and not self._options.foreign:
+            return True
         try:
             info = await self._content.info(self._scope, descriptor.digest)
         except NotFound:
@@ -155,14 +183,21 @@ class _Plan:
         known = manifests.INDEX_TYPES | manifests.MANIFEST_TYPES
         if descriptor.media_type in known and depth <= MAX_DEPTH:
             data = await self._content.read_blob(self._scope, descriptor.digest, MAX_DOCUMENT)
-            children = manifests.children(descriptor, data)
+            children = [each for each in manifests.children(descriptor, data) if self._is_kept(each)]
             here = [await self._collect(child, depth + 1) for child in children]
             is_index = descriptor.media_type in manifests.INDEX_TYPES
             # Of an index, some platforms may be here; of a manifest, everything must be.
-            if not (any(here) or not here if is_index else all(here)):
+            some = is_index and not self._options.complete
+            if not (any(here) or not here if some else all(here)):
                 return False
         self.blobs[info.digest] = info.size
         return True
+
+    def _is_kept(self, child: Descriptor) -> bool:
+        kept, platform = self._options.kept, child.platform
+        if not kept or platform is None:
+            return True
+        return any(platforms.match(want, platform) is not None for want in kept)
 
 
 def _path(digest: str) -> str:

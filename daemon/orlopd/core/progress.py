@@ -1,4 +1,4 @@
-"""What a pull, an import or an unpack tells while it runs. One callback takes it; it must not block."""
+"""What a pull, a push, an import or an unpack tells meanwhile. One callback takes it; it must not block."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BlobKind(enum.Enum):
 
 
 class BlobState(enum.Enum):
-    """The states of a blob in a pull, in their order."""
+    """The states of a blob in a pull and in a push, in their order."""
 
     WAITING = "waiting"
     FETCHING = "fetching"
@@ -30,11 +30,14 @@ class BlobState(enum.Enum):
     EXISTS = "exists"
     UNPACKING = "unpacking"
     UNPACKED = "unpacked"
+    PUSHING = "pushing"
+    PUSHED = "pushed"
+    MOUNTED = "mounted"
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A name became a digest. The first event of a pull."""
+    """A name became a digest. The first event of a pull; of a push, what the name is to be."""
 
     name: str
     digest: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
@@ -24,6 +24,8 @@ from .scope import Scope
 from .unpack import Unpacker
 
 CONCURRENCY = 4
+Store = Callable[[Scope, Descriptor], Awaitable[Image]]
+"""Gives names to what was pulled, in a scope whose lease still holds it."""
 _SOURCE_LABEL = "containerd.io/distribution.source."
 _DEFAULTS = ResolveOptions()
 
@@ -64,6 +66,8 @@ class Puller:
         snapshotter: str = "",
         options: ResolveOptions = _DEFAULTS,
         unpack: bool = True,
+        also: Sequence[Platform] | None = (),
+        store: Store | None = None,
         report: Report = silent,
     ) -> Image:
         """Fetch what ``reference`` points at for one platform, unpack it, name it.
@@ -73,6 +77,8 @@ class Puller:
 
         :param platform: this machine's by default
         :param snapshotter: the default one's when empty
+        :param also: further platforms to fetch, not to unpack; None for everything below the reference
+        :param store: names the target; by default it gets the reference's full name
         :param report: told first :class:`Resolved`, then each blob's progress
         :raises InvalidArgument: malformed reference or manifest, or no container image
         :raises NotFound: no such image, or none for this platform
@@ -88,6 +94,9 @@ class Puller:
             # Held before it is here. Its labels, set before any child comes, keep what it points at.
             await self._leases.add_resource(held, held.lease, Resource("content", target.digest))
             fetching = _Pull(self._fetcher, held, source, report)
+            await self._further(fetching, target, also)
+            if also is None and not unpack:
+                return await self._name(held, source.name, target, store)
             manifest = await fetching.find(target, platform or platforms.current())
             if unpack and not manifest.is_image:
                 raise InvalidArgument(
@@ -100,7 +109,22 @@ class Puller:
             await self._layers(fetching, manifest, target, platform, snapshotter, unpack)
             for layer in manifest.layers if unpack else ():
                 BlobReport(report, layer, BlobKind.LAYER).state(BlobState.UNPACKED)
-            return await store_image(self._images, held, source.name, target)
+            return await self._name(held, source.name, target, store)
+
+    async def _name(self, scope: Scope, name: str, target: Descriptor, store: Store | None) -> Image:
+        if store is not None:
+            return await store(scope, target)
+        return await store_image(self._images, scope, name, target)
+
+    async def _further(
+        self, fetching: _Pull, target: Descriptor, platforms: Sequence[Platform] | None
+    ) -> None:
+        if platforms is None:
+            await fetching.everything(target, anyio.CapacityLimiter(self._concurrency))
+            return
+        for platform in platforms:
+            manifest = await fetching.find(target, platform)
+            await self._layers(fetching, manifest, target, platform, "", False)
 
     def _choose(self, reference: str) -> Resolver:
         for resolver in self._resolvers:
@@ -157,8 +181,38 @@ class _Pull:
         progress = BlobReport(self.report, descriptor, blob_kind(descriptor))
         await self._fetcher.fetch(self.scope, self._source, descriptor, progress, self._labels)
 
+    async def everything(self, target: Descriptor, limiter: anyio.CapacityLimiter) -> None:
+        """Fetch ``target`` and all that is below it, of whatever kind."""
+        blobs: dict[str, Descriptor] = {}
+        seen: set[str] = set()
+
+        async def walk(descriptor: Descriptor, depth: int) -> None:
+            if descriptor.digest in seen:
+                return
+            seen.add(descriptor.digest)
+            if len(seen) > manifests.MAX_CHILDREN or depth > manifests.MAX_DEPTH + 1:
+                raise InvalidArgument(
+                    f"{self._source.name} has too many parts, or nests them too deep", reason="TOO_DEEP"
+                )
+            if descriptor.media_type not in manifests.INDEX_TYPES | manifests.MANIFEST_TYPES:
+                blobs[descriptor.digest] = descriptor
+                return
+            data = await self._document(descriptor)
+            for child in manifests.children(descriptor, data):
+                await walk(child, depth + 1)
+
+        async def fetch(descriptor: Descriptor) -> None:
+            async with limiter:
+                await self.blob(descriptor)
+
+        await walk(target, 0)
+        async with task_group() as group:
+            for descriptor in blobs.values():
+                group.start_soon(fetch, descriptor)
+
     async def find(self, target: Descriptor, want: Platform) -> Manifest:
         """Fetch down from ``target`` to the manifest for a platform and its configuration."""
+        self._searched.clear()
         offered: list[str] = []
         found = await self._search(target, want, None, 0, offered)
         if found is None:

@@ -143,6 +143,8 @@ class Transport:
                         chunk = await anext(chunks, None)
                 except (TimeoutError, httpx.TimeoutException):
                     raise self._stalled("nothing") from None
+                except ssl.SSLError as error:
+                    raise httpx.ReadError(str(error), request=response.request) from error
                 if chunk is None:
                     return
                 received += len(chunk)
@@ -230,7 +232,10 @@ class Transport:
             )
             if ask.patience:
                 request.extensions["timeout"] = {**request.extensions["timeout"], "read": ask.patience}
-            return await client.send(request, stream=True)
+            try:
+                return await client.send(request, stream=True)
+            except ssl.SSLError as error:  # with TLS 1.3 a server refuses a client after the handshake
+                raise httpx.ReadError(str(error), request=request) from error
 
     async def _paced(
         self, content: AsyncGenerator[bytes], deadline: anyio.CancelScope, patience: float

@@ -1,4 +1,4 @@
-"""pull, and what is done to images by name."""
+"""pull, push, and what is done to images by name."""
 
 from __future__ import annotations
 
@@ -37,14 +37,17 @@ async def pull(
 ) -> None:
     """Fetch an image and unpack it. Prints its full name, with --output json all about it."""
     from orlop.cli.progress import display
+    from orlop.credentials import find_credentials
     from orlop.values import Image
 
     image: Image | None = None
+    credentials = await find_credentials(reference)
     with display(quiet=quiet) as shown:
         async for step in client.images.pull(
             reference,
             platform=parse_platform(platform),
             snapshotter=snapshotter,
+            credentials=credentials,
             plain_http=plain_http,
             unpack=not no_unpack,
         ):
@@ -53,6 +56,49 @@ async def pull(
                 image = step
     if image is not None:
         show(image) if output == "json" else click.echo(printable(image.name))
+
+
+@verb("push")
+@click.option("--platform", metavar="OS/ARCH", help="Push this one's manifest alone; all there is without.")
+@click.option("--plain-http", is_flag=True, help="Allow plain HTTP to the registry.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@output_option
+@click.argument("name", metavar="NAME")
+@click.argument("target", metavar="[TARGET]", default="")
+@with_client
+async def push(
+    client: Client,
+    *,
+    platform: str | None,
+    plain_http: bool,
+    quiet: bool,
+    output: str,
+    name: str,
+    target: str,
+) -> None:
+    """Push an image to where TARGET points, its own name without. Prints the name with its digest.
+
+    Credentials are those of Docker's config.json and its helpers.
+    """
+    from orlop.cli.progress import display
+    from orlop.credentials import find_credentials
+    from orlop.values import Pushed
+
+    pushed: Pushed | None = None
+    credentials = await find_credentials(target or name)
+    with display(quiet=quiet) as shown:
+        async for step in client.images.push(
+            name,
+            target,
+            platform=parse_platform(platform),
+            credentials=credentials,
+            plain_http=plain_http,
+        ):
+            shown.step(step)
+            if isinstance(step, Pushed):
+                pushed = step
+    if pushed is not None:
+        show(pushed) if output == "json" else click.echo(f"{printable(pushed.name)} {pushed.digest}")
 
 
 @verb("images")

@@ -37,6 +37,7 @@ COMMANDS = {
     "stats": "stats:stats",
     "inspect": "inspect:inspect",
     "pull": "images:pull",
+    "push": "images:push",
     "images": "images:images",
     "rmi": "images:rmi",
     "tag": "images:tag",
@@ -54,6 +55,7 @@ COMMANDS = {
 IMAGE_COMMANDS = {
     "build": "archives:build",
     "pull": "images:pull",
+    "push": "images:push",
     "ls": "images:images",
     "rm": "images:rmi",
     "tag": "images:tag",

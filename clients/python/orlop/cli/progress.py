@@ -1,4 +1,4 @@
-"""How a pull looks: a bar per layer on a terminal, a line per step elsewhere. Always on standard error."""
+"""How a pull or a push looks: a bar per layer on a terminal, else a line per step; on standard error."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ WORDS = {
     BlobState.EXISTS: "here already",
     BlobState.UNPACKING: "unpacking",
     BlobState.UNPACKED: "unpacked",
+    BlobState.PUSHING: "pushing",
+    BlobState.PUSHED: "pushed",
+    BlobState.MOUNTED: "mounted",
 }
-DONE = (BlobState.EXISTS, BlobState.FETCHED, BlobState.UNPACKED)
+DONE = (
+    *(BlobState.EXISTS, BlobState.FETCHED, BlobState.UNPACKED),
+    *(BlobState.PUSHED, BlobState.MOUNTED),
+)
+MOVING = (BlobState.FETCHING, BlobState.PUSHING)
 
 
 class Display:
@@ -72,7 +79,7 @@ class Lines(Display):
                 self._last[event.digest] = event.state
                 if event.state in (BlobState.WAITING, BlobState.UNPACKING) or event.state not in WORDS:
                     return
-                amount = f" {size(event.total)}" if event.state == BlobState.FETCHING and event.total else ""
+                amount = f" {size(event.total)}" if event.state in MOVING and event.total else ""
                 kind = "blob" if event.kind == BlobKind.UNSPECIFIED else event.kind.value
                 self._print(f"{kind} {short(event.digest)}: {WORDS[event.state]}{amount}")
             case _:
@@ -138,8 +145,8 @@ class Live(Display):
 
 def amount(event: BlobProgress) -> str:
     """How much of how much."""
-    if event.state in (BlobState.FETCHING, BlobState.UNPACKING) and event.total:
+    if event.state in (*MOVING, BlobState.UNPACKING) and event.total:
         return f"{size(event.current)} / {size(event.total)}"
-    if event.state == BlobState.FETCHING:
+    if event.state in MOVING:
         return size(event.current)
     return size(event.total) if event.total else ""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from orlop._session import Session
     from orlop.cli.progress import Display
     from orlop.client import Client
+    from orlop.values import Credentials
 
 DETACH_KEYS = "ctrl-p,ctrl-q"
 SPEC_SETTINGS: dict[str, Any] = {
@@ -55,7 +56,8 @@ async def run(client: Client, *, detach: bool, detach_keys: str, **options: Any)
     )
     with display(transient=True) as shown:
         made = await create_with_copies(client, asked, shown) if asked.copies else None
-        session = open_session(client, asked, made, detach, connected.window())
+        credentials = None if made else await pull_credentials(client, asked)
+        session = open_session(client, asked, made, credentials, detach, connected.window())
         async with session:
             try:
                 await started(session, shown)
@@ -92,7 +94,14 @@ async def create(client: Client, **options: Any) -> None:
     click.echo(identity)
 
 
-def open_session(client: Client, asked: Wish, made: str | None, detach: bool, window: Any) -> Session:
+def open_session(
+    client: Client,
+    asked: Wish,
+    made: str | None,
+    credentials: Credentials | None,
+    detach: bool,
+    window: Any,
+) -> Session:
     """The session of a container that is made already, or of one that is to be made."""
     from orlop.values import PullPolicy
 
@@ -102,9 +111,31 @@ def open_session(client: Client, asked: Wish, made: str | None, detach: bool, wi
         asked.spec,
         pull=PullPolicy(asked.pull_policy),
         plain_http=asked.plain_http,
+        credentials=credentials,
         detach=detach,
         window=window,
     )
+
+
+async def pull_credentials(client: Client, asked: Wish) -> Credentials | None:
+    """Those of Docker's config, looked for only where a pull may come: a helper can be slow."""
+    from orlop.credentials import DockerConfig
+    from orlop.errors import NotFound
+
+    image = asked.spec.image
+    if not image or asked.pull_policy == "never":
+        return None
+    config = DockerConfig.load()
+    if not config.knows(image):
+        return None
+    if asked.pull_policy == "missing":
+        try:
+            await client.images.get(image)
+        except NotFound:
+            pass
+        else:
+            return None
+    return await config.find(image)
 
 
 async def started(session: Session, shown: Display) -> None:
@@ -131,6 +162,7 @@ async def create_with_copies(client: Client, asked: Wish, shown: Display) -> str
 
 async def ensure_image(client: Client, asked: Wish, shown: Display) -> None:
     """Pull the image as the policy says."""
+    from orlop.credentials import find_credentials
     from orlop.errors import NotFound
 
     if asked.pull_policy == "never":
@@ -144,6 +176,7 @@ async def ensure_image(client: Client, asked: Wish, shown: Display) -> None:
             return
     async for step in client.images.pull(
         asked.spec.image,
+        credentials=await find_credentials(asked.spec.image),
         platform=asked.spec.platform,
         snapshotter=asked.spec.snapshotter,
         plain_http=asked.plain_http,

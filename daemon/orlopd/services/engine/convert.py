@@ -72,6 +72,9 @@ _BLOB_STATES = {
     BlobState.EXISTS: images_pb2.BLOB_STATE_EXISTS,
     BlobState.UNPACKING: images_pb2.BLOB_STATE_UNPACKING,
     BlobState.UNPACKED: images_pb2.BLOB_STATE_UNPACKED,
+    BlobState.PUSHING: images_pb2.BLOB_STATE_PUSHING,
+    BlobState.PUSHED: images_pb2.BLOB_STATE_PUSHED,
+    BlobState.MOUNTED: images_pb2.BLOB_STATE_MOUNTED,
 }
 
 

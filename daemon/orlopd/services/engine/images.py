@@ -47,10 +47,7 @@ class ImageService(_Base):
 
         async def send(event: PullEvent) -> None:
             if isinstance(event, Resolved):
-                resolved = images_pb2.PullResolved(
-                    name=event.name, digest=event.digest, media_type=event.media_type
-                )
-                await context.write(images_pb2.PullResponse(resolved=resolved))
+                await context.write(images_pb2.PullResponse(resolved=_resolved(event)))
             else:
                 await context.write(images_pb2.PullResponse(progress=convert.blob_progress(event)))
 
@@ -68,6 +65,30 @@ class ImageService(_Base):
             )
             await relay.finish()
         await context.write(images_pb2.PullResponse(image=await self._message(scope, image)))
+
+    async def Push(self, request: Any, context: Any) -> None:
+        scope = engine_scope_of(context)
+        found = await self._engine.finder.image(scope, request.name)
+
+        async def send(event: PullEvent) -> None:
+            if isinstance(event, Resolved):
+                await context.write(images_pb2.PushResponse(resolved=_resolved(event)))
+            else:
+                await context.write(images_pb2.PushResponse(progress=convert.blob_progress(event)))
+
+        relay = Relay(send)
+        async with task_group() as group:
+            group.start_soon(relay.run)
+            pushed = await self._core.pusher.push(
+                scope,
+                found,
+                request.target,
+                platforms=[each for each in (convert.platform(request.platform),) if each],
+                options=convert.resolve_options(request),
+                report=relay.report,
+            )
+            await relay.finish()
+        await context.write(images_pb2.PushResponse(pushed=_resolved(pushed)))
 
     async def Import(self, requests: AsyncIterator[Any], context: Any) -> images_pb2.ImportResponse:
         scope = engine_scope_of(context)
@@ -157,3 +178,7 @@ class ImageService(_Base):
 
     async def _message(self, scope: Scope, image: Image) -> images_pb2.Image:
         return convert.image(image, await self._engine.inventory.describe(scope, image))
+
+
+def _resolved(event: Resolved) -> images_pb2.PullResolved:
+    return images_pb2.PullResolved(name=event.name, digest=event.digest, media_type=event.media_type)
