@@ -296,7 +296,7 @@ class Disk:
 
 _TOP = {
     *("metadata", "events", "lock", "lost+found", "uuid"),
-    *("containers", "content", "differ", "resolver", "runtime", "snapshotter"),
+    *("containers", "content", "differ", "mount_handler", "resolver", "runtime", "snapshotter"),
 }
 
 
