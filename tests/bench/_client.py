@@ -130,6 +130,11 @@ class Client:
         request = containers_pb2.ListContainersRequest()
         return sum(1 for _ in self._containers.ListStream(request, metadata=self._headers))
 
+    def list_content(self) -> int:
+        """List all blobs, which is a stream; how many there are."""
+        answers = self._content.List(content_pb2.ListContentRequest(), metadata=self._headers)
+        return sum(len(answer.info) for answer in answers)
+
     def create_containers(self, prefix: str, count: int, *, at_once: int = 1) -> None:
         """Make containers, each with a spec of 2 KiB, so many calls at a time."""
         calls = (

@@ -58,7 +58,7 @@ class Supervisor:
         try:
             for namespace in await context.namespaces.list():
                 scope = Scope(namespace.name)
-                for container in await context.containers.list(scope):
+                async for container in context.containers.walk(scope):
                     known.add((namespace.name, container.id))
                     config = config_of(container)
                     if (
