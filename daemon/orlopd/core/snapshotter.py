@@ -1,14 +1,12 @@
 """One snapshotter as each namespace sees it.
 
-A backend knows a snapshot as ``NAMESPACE/NUMBER/KEY``, and no number is ever used again. A commit is
-noted before the backend does it, so that after a crash it can be told whether it happened.
+A backend knows a snapshot as ``NAMESPACE/NUMBER/KEY``, and no number is ever used again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
 
 from orlopd.plugin.errors import (
     AlreadyExists,
@@ -16,10 +14,8 @@ from orlopd.plugin.errors import (
     Internal,
     InvalidArgument,
     NotFound,
-    OrlopError,
-    Unimplemented,
 )
-from orlopd.plugin.snapshots import RebasingSnapshotter, Snapshotter, rebases
+from orlopd.plugin.snapshots import Snapshotter, rebases
 from orlopd.plugin.values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage, now
 
 from . import graph, leases
@@ -34,13 +30,10 @@ from .masks import select
 from .namespaces import ensure
 from .scope import Scope
 from .shield import shielded
+from .snapshot_commits import TARGET_LABEL, Commits, exists, inherited, is_inherited, no_parent
 
 log = logging.getLogger("orlopd.snapshots")
 
-TARGET_LABEL = "containerd.io/snapshot.ref"
-"""On prepare: the name under which a remote snapshotter may have the whole snapshot already."""
-
-_INHERITED_PREFIX = "containerd.io/snapshot/"
 _PAGE = 200
 
 
@@ -57,6 +50,7 @@ class NamespacedSnapshotter:
         self._events = events
         self._gc = gc
         self._locks = KeyedLocks()
+        self._commits = Commits(name, backend, db)
 
     async def stat(self, scope: Scope, key: str) -> SnapshotInfo:
         """What is known of a snapshot. :raises NotFound: there is none of this key"""
@@ -90,8 +84,8 @@ class NamespacedSnapshotter:
             with shielded():
                 row = await self._db.write(change)
                 # What the backend has of its own stays.
-                labels = {key: value for key, value in found.labels.items() if not _is_inherited(key)}
-                labels |= _inherited(row.labels)
+                labels = {key: value for key, value in found.labels.items() if not is_inherited(key)}
+                labels |= inherited(row.labels)
                 if labels != found.labels:
                     found = await self._backend.set_labels(row.backend_key, labels)
         return rows.info(row, found)
@@ -181,7 +175,7 @@ class NamespacedSnapshotter:
             make = self._backend.prepare if kind is SnapshotKind.ACTIVE else self._backend.view
             self._gc.unrecorded.add((self.name, backend_key))
             try:
-                mounts = await make(backend_key, backend_parent, _inherited(labels))
+                mounts = await make(backend_key, backend_parent, inherited(labels))
                 with shielded():
                     await self._db.write(lambda conn: self._record(conn, scope, row, backend_parent))
                 self._gc.unrecorded.discard((self.name, backend_key))
@@ -190,7 +184,7 @@ class NamespacedSnapshotter:
                 self._gc.unrecorded.discard((self.name, backend_key))
                 if isinstance(error, AlreadyExists) and target:
                     await self._adopt(scope, target, parent, backend_parent, labels)
-                    raise _exists(f"target snapshot {quoted(target)}") from None
+                    raise exists(f"target snapshot {quoted(target)}") from None
                 self._discard(backend_key)
                 if isinstance(error, AlreadyExists):
                     raise Internal(f"snapshotter {self.name} has {backend_key} already: {error}") from error
@@ -208,11 +202,11 @@ class NamespacedSnapshotter:
         if taken is not None:
             # The caller will use what is there, so its lease holds that.
             await self._db.write(lambda conn: leases.hold(conn, scope, self._type, taken.key))
-            raise _exists(f"{'target snapshot' if taken is found_target else 'snapshot'} {quoted(taken.key)}")
+            raise exists(f"{'target snapshot' if taken is found_target else 'snapshot'} {quoted(taken.key)}")
         if not parent:
             return ""
         if found is None:
-            raise _no_parent(parent)
+            raise no_parent(parent)
         if found.kind is not SnapshotKind.COMMITTED:
             raise InvalidArgument(
                 f"parent snapshot {parent} is not committed: invalid argument",
@@ -283,25 +277,7 @@ class NamespacedSnapshotter:
         labels = load_labels(dump_labels(labels))
         keys = [_lock(scope, each) for each in (name, key, parent) if each]
         async with self._locks.hold(*keys):
-            backend_name = f"{scope.namespace}/{await self._db.next_id()}/{name}"
-            # Not to be cancelled between the backend's half and the metadata's.
-            with shielded():
-                begun = await self._db.write(
-                    lambda conn: self._begin_commit(conn, scope, name, key, parent, backend_name, labels)
-                )
-                if begun is None:
-                    raise _exists(f"snapshot {quoted(name)}")
-                row, onto = begun
-                try:
-                    if onto:
-                        await self._commit_onto(backend_name, row.backend_key, onto, _inherited(labels))
-                    else:
-                        await self._backend.commit(backend_name, row.backend_key, _inherited(labels))
-                except BaseException:
-                    with suppress(OrlopError):
-                        await self._settle(lambda conn: self._undo_commit(conn, scope, name))
-                    raise
-                await self._settle(lambda conn: self._finish_commit(conn, scope, name))
+            await self._commits.make(scope, name, key, parent, labels)
         fields = {"key": key, "name": name, "snapshotter": self.name}
         await self._events.emit(scope, "/snapshot/commit", "containerd.events.SnapshotCommit", fields)
 
@@ -309,75 +285,6 @@ class NamespacedSnapshotter:
     def rebases(self) -> bool:
         """Whether a snapshot prepared without a parent may get one at commit."""
         return rebases(self._backend)
-
-    async def _commit_onto(self, name: str, key: str, parent: str, labels: Labels) -> None:
-        backend = self._backend
-        if not isinstance(backend, RebasingSnapshotter):
-            raise Unimplemented(f"snapshotter {self.name} cannot change a snapshot's parent: not implemented")
-        await backend.commit_onto(name, key, parent, labels)
-
-    async def _settle(self, change: Callable[[Connection], None]) -> None:
-        """Write what follows from what the backend did; later at the latest if that does not work now.
-
-        :raises OrlopError: it does not work now
-        """
-        try:
-            await self._db.write(change)
-        except OrlopError:
-            self._db.owe(change)
-            raise
-
-    def _begin_commit(
-        self,
-        conn: Connection,
-        scope: Scope,
-        name: str,
-        key: str,
-        parent: str,
-        backend_name: str,
-        labels: Labels,
-    ) -> tuple[rows.Row, str] | None:
-        """Note the commit; the active snapshot, and the backend's key of the parent that it gets."""
-        leases.hold(conn, scope, self._type, name)
-        if rows.find(conn, scope.namespace, self.name, name) is not None:
-            # Told, not raised: the lease on what is there must survive the transaction.
-            return None
-        row = rows.get(conn, scope.namespace, self.name, key)
-        if row.kind is not SnapshotKind.ACTIVE:
-            raise FailedPrecondition(
-                f"snapshot {key} is not active: failed precondition", resource=f"snapshot {key}"
-            )
-        onto = ""
-        if parent and parent != row.parent:
-            onto = self._find_new_parent(conn, row, parent)
-        rows.begin_commit(conn, row, name, parent or row.parent, backend_name, labels)
-        return row, onto
-
-    def _find_new_parent(self, conn: Connection, row: rows.Row, parent: str) -> str:
-        if row.parent:
-            raise InvalidArgument(
-                f"cannot change parent of active snapshot {quoted(row.key)} on commit: invalid argument",
-                resource=f"snapshot {row.key}",
-            )
-        found = rows.find(conn, row.namespace, self.name, parent)
-        if found is None:
-            raise _no_parent(parent)
-        if found.kind is not SnapshotKind.COMMITTED:
-            raise FailedPrecondition(
-                f"parent snapshot {parent} is not committed: failed precondition",
-                resource=f"snapshot {parent}",
-            )
-        return found.backend_key
-
-    def _finish_commit(self, conn: Connection, scope: Scope, name: str) -> None:
-        commit = rows.end_commit(conn, scope.namespace, self.name, name)
-        if commit is not None:
-            rows.replace(conn, commit)
-            leases.let_go(conn, scope, self._type, commit.key)
-
-    def _undo_commit(self, conn: Connection, scope: Scope, name: str) -> None:
-        rows.undo_commit(conn, scope.namespace, self.name, name)
-        leases.let_go(conn, scope, self._type, name)
 
     async def remove(self, scope: Scope, key: str) -> None:
         """Remove a snapshot; the collector removes its files.
@@ -409,28 +316,7 @@ class NamespacedSnapshotter:
 
     async def recover(self) -> None:
         """See :meth:`Snapshots.recover`."""
-        for commit in await self._db.read(lambda conn: rows.commits(conn, self.name)):
-            try:
-                await self._backend.stat(commit.backend_name)
-                happened = True
-            except NotFound:
-                happened = False
-            except OrlopError as error:
-                log.warning("cannot tell whether snapshot %s was committed: %s", commit.name, error)
-                continue
-            log.info(
-                "commit of snapshot %s was cut short, %s it",
-                commit.name,
-                "finishing" if happened else "undoing",
-            )
-
-            def settle(conn: Connection, commit: rows.Commit = commit, happened: bool = happened) -> None:
-                if happened:
-                    self._finish_commit(conn, Scope(commit.namespace), commit.name)
-                else:
-                    rows.undo_commit(conn, commit.namespace, self.name, commit.name)
-
-            await self._db.write(settle)
+        await self._commits.recover()
 
     async def _get(self, scope: Scope, key: str) -> rows.Row:
         return await self._db.read(lambda conn: rows.get(conn, scope.namespace, self.name, key))
@@ -438,20 +324,3 @@ class NamespacedSnapshotter:
 
 def _lock(scope: Scope, key: str) -> str:
     return f"{scope.namespace}/{key}"
-
-
-def _no_parent(key: str) -> NotFound:
-    return NotFound(f"parent snapshot {key} does not exist: not found", resource=f"snapshot {key}")
-
-
-def _exists(what: str) -> AlreadyExists:
-    return AlreadyExists(f"{what}: already exists")
-
-
-def _is_inherited(key: str) -> bool:
-    return key == TARGET_LABEL or key.startswith(_INHERITED_PREFIX)
-
-
-def _inherited(labels: Labels) -> Labels:
-    # The rest is the metadata's business, and would only grow stale in the backend.
-    return {key: value for key, value in labels.items() if _is_inherited(key)}
