@@ -32,6 +32,7 @@ DIGEST = st.tuples(st.just("blob"), BLOB)
 _PLAIN = (("plain", st.sampled_from(["1", "2", ""])), ("other", st.just("1")))
 OBJECT_LABELS = labels_of(
     (f"{GC}root", st.just("1")),
+    (f"{GC}root.x", st.just("1")),
     (REFERENCE, DIGEST),
     (f"{GC}ref.content", DIGEST),
     (f"{GC}ref.contents", DIGEST),

@@ -152,6 +152,14 @@ def the_root_label_is_ignored() -> Swap:
     return _put(lambda kind, options: options.update(root=False) if kind == graph.CONTENT else None)
 
 
+@fault("put", "label", "collect")
+def of_the_root_labels_one_is_known() -> Swap:
+    def is_root(labels: Any) -> bool:
+        return bool(labels.get(graph.ROOT_LABEL))
+
+    return graph, "is_root", is_root
+
+
 @fault("upload", "collect")
 def an_ingest_without_a_lease_goes() -> Swap:
     return _put(lambda kind, options: options.update(root=False) if kind == graph.INGEST else None)

@@ -39,6 +39,10 @@ def _expired(labels: Labels) -> bool:
         return False
 
 
+def _is_root(labels: Labels) -> bool:
+    return any(label.startswith(f"{GC}root") for label in labels)
+
+
 def _roots(room: Room, snapshotter: str) -> Iterator[Node]:
     for name, lease in room.leases.items():
         if _expired(lease.labels):
@@ -61,10 +65,10 @@ def _roots(room: Room, snapshotter: str) -> Iterator[Node]:
         if row.unleased:
             yield "ingest", ref, False
     for digest, (_, labels) in room.contents.items():
-        if f"{GC}root" in labels:
+        if _is_root(labels):
             yield "content", digest, False
     for key, snapshot in room.snapshots.items():
-        if f"{GC}root" in snapshot.labels:
+        if _is_root(snapshot.labels):
             yield "snapshot", key, False
     for key in room.containers:
         yield "container", key, False

@@ -22,7 +22,7 @@ PROVE = bool(os.environ.get("ORLOP_PROVE"))
 SEED = int(os.environ.get("ORLOP_SEED") or 1)
 """The same walks every time; in full, those of the seed that script/prove draws and prints."""
 
-WALKS = int(os.environ.get("ORLOP_WALKS") or (2000 if PROVE else 12))
+WALKS = int(os.environ.get("ORLOP_WALKS") or (2000 if PROVE else 10))
 BATCH = 100
 """So many walks have one seed; those after them have the next."""
 MOST_MINUTES = float(os.environ.get("ORLOP_WALK_MINUTES") or 90)
@@ -96,7 +96,7 @@ def _say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-@pytest.mark.timeout(7200 if PROVE else 180)
+@pytest.mark.timeout(7200 if PROVE else 400)
 def test_the_daemon_and_the_model_never_differ(shared_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", SHRINKING)
     made: Counter[str] = Counter()
@@ -108,7 +108,7 @@ def test_the_daemon_and_the_model_never_differ(shared_rig: Rig, monkeypatch: pyt
     assert len(made) > 50, "every kind of call was made"
 
 
-@pytest.mark.timeout(3600 if PROVE else 120)
+@pytest.mark.timeout(3600 if PROVE else 300)
 @pytest.mark.parametrize("name", faults.FAULTS if PROVE else A_FEW)
 def test_a_planted_fault_is_caught(faulty: tuple[Rig, Path], name: str) -> None:
     running, place = faulty
