@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -17,7 +18,7 @@ from orlopd.core.gc import Collected, in_words
 from orlopd.core.leases import Resource
 from orlopd.core.scope import Scope
 from orlopd.core.store import Store
-from orlopd.plugin.errors import FailedPrecondition
+from orlopd.plugin.errors import FailedPrecondition, OrlopError
 from orlopd.plugin.values import Container, TypedBytes, now, sha256
 from tests.support.store import NS, World, digests, eventually, keys, put, put_image
 
@@ -458,6 +459,72 @@ async def test_what_a_store_refuses_is_tried_again(store: Store, world: World) -
     world.snapshotter.fail.clear()
     await store.gc.collect()
     assert world.snapshotter.snapshots == {}
+
+
+async def test_a_blob_that_a_store_refuses_to_delete_is_tried_again(
+    store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content: Any = store.content._store
+    digests = [await put(store, bytes([number])) for number in range(3)]
+    real = content.delete_many
+    asked: list[int] = []
+
+    async def refuse(wanted: Sequence[str]) -> Mapping[str, OrlopError]:
+        asked.append(len(wanted))
+        if len(asked) == 1:
+            raise FailedPrecondition("not now")
+        if len(asked) == 2:
+            return {**await real(wanted[1:]), wanted[0]: FailedPrecondition("busy")}
+        return await real(wanted)
+
+    monkeypatch.setattr(content, "delete_many", refuse)
+    assert (await store.gc.collect()).deleted == 0
+    assert world.blobs == set(digests)
+    assert (await store.gc.collect()).deleted == 2
+    assert len(world.blobs) == 1
+    result = await store.gc.collect()
+    assert (result.deleted, result.freed, world.blobs, asked) == (1, 1, set(), [3, 3, 1])
+
+
+class _OneByOne:
+    """A content store that cannot delete many at once."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "delete_many":
+            raise AttributeError(name)
+        return getattr(self._store, name)
+
+
+async def test_a_store_that_deletes_no_many_at_once_is_asked_for_each(store: Store, world: World) -> None:
+    remover = store.gc._data
+    remover._content = _OneByOne(remover._content)  # type: ignore[assignment]
+    for number in range(3):
+        await put(store, bytes([number]))
+    result = await store.gc.collect()
+    assert (result.deleted, result.freed, world.blobs) == (3, 3, set())
+
+
+async def test_a_look_for_orphans_that_failed_is_done_again(
+    store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content: Any = store.content._store
+    async with await content.ingest("lost") as ingest:
+        await ingest.write(b"lost")
+        await ingest.commit()
+
+    async def fail() -> AsyncIterator[object]:
+        raise FailedPrecondition("not now")
+        yield  # pragma: no cover
+
+    with monkeypatch.context() as patch:
+        patch.setattr(content, "blobs", fail)
+        await store.gc.collect()
+    assert len(world.blobs) == 1
+    await store.gc.collect()
+    assert world.blobs == set()
 
 
 async def test_a_note_of_what_is_to_go_outlives_a_crash(world: World) -> None:
