@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import pytest
 from orlop_plugins.btrfs.plugin import probe as btrfs_probe
 from orlop_plugins.erofs import image as erofs_image
 from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
-from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
+from orlop_plugins.overlayfs.snapshotter import GIDS, UIDS, OverlaySnapshotter
 from orlopd.plugin import overlay as probe
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Skip
 from orlopd.plugin.mount import mount, mount_points, unmount
@@ -250,3 +251,31 @@ def test_erofs_says_what_it_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Skip, match=r"no mkfs\.erofs"):
         erofs_image.probe(tmp_path)
+
+
+async def test_layers_show_other_owners_to_a_user_namespace(tmp_path: Path) -> None:
+    def own(root: Path) -> None:
+        write({"a": "1", "b": "1"})(root)
+        os.chown(root / "b", 1000, 1001)
+
+    def look(root: Path) -> list[tuple[int, int]]:
+        return [(path.stat().st_uid, path.stat().st_gid) for path in (root, root / "a", root / "b")]
+
+    part = OverlaySnapshotter(tmp_path, overlay_options())
+    await inside(await part.prepare("key", ""), own)
+    await part.commit("one", "key")
+    await part.prepare("key", "one")
+    await part.commit("two", "key")
+    maps = {UIDS: "0:200000:65536", GIDS: "0:300000:65536"}
+    shifted = [(200000, 300000), (200000, 300000), (201000, 301001)]
+    for parent in ("one", "two"):
+        mounts = await part.prepare(f"active-{parent}", parent, maps)
+        assert await inside(mounts, look) == shifted
+        # What is copied up keeps its owner, and who looks without the map sees the layer as it is.
+        await inside(mounts, lambda root: (root / "b").write_text("2"))
+        assert await inside(await part.mounts(f"active-{parent}"), look) == shifted
+        assert await inside(await part.view(f"view-{parent}", parent, maps), look) == shifted
+        assert (await inside(await part.view(f"plain-{parent}", parent), look))[2] == (1000, 1001)
+    with pytest.raises(InvalidArgument, match="malformed"):
+        await part.prepare("bad", "two", {UIDS: "0:200000"})
+    await part.aclose()

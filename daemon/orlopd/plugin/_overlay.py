@@ -15,11 +15,15 @@ import re
 import threading
 from collections.abc import Sequence
 
+from . import _idmap
 from ._syscalls import CLONE_FS, MS, FilesystemContext, libc_mount, unshare
 from .errors import InvalidArgument
 
 MAX_LAYERS = 500
 """The kernel's limit on lower layers (fs/overlayfs, OVL_MAX_STACK)."""
+
+_MAPS = ("uidmap", "gidmap")
+"""Options that are ours: lower layers show their owners through these maps, as containerd has them."""
 
 _ATTRIBUTES = {
     MS.RDONLY: 0x1,
@@ -71,6 +75,13 @@ def mount(source: str, target: str, flags: int, data: Sequence[str], page: int) 
             reason="TOO_MANY_LAYERS",
             hint="flatten the image, or use the snapshotter vfs",
         )
+    maps = {key: value for key, _, value in (option.partition("=") for option in data) if key in _MAPS}
+    if maps:
+        rest = [option for option in data if not option.startswith(tuple(f"{key}=" for key in _MAPS))]
+        uids, gids = (_idmap.parse(key, maps.get(key) or _idmap.SAME) for key in _MAPS)
+        with _idmap.idmapped(lowers, uids, gids) as fds:
+            _mount_each(source, target, flags, rest, fds)
+        return
     text = ",".join(data)
     if len(os.fsencode(text)) < page:
         libc_mount(source, target, "overlay", flags, text)
@@ -115,14 +126,19 @@ def _mount_from(folder: str, source: str, target: str, flags: int, data: str) ->
         raise failure[0]
 
 
-def _mount_each(source: str, target: str, flags: int, data: Sequence[str], lowers: Sequence[str]) -> None:
+def _mount_each(
+    source: str, target: str, flags: int, data: Sequence[str], lowers: Sequence[str] | Sequence[int]
+) -> None:
     context = FilesystemContext("overlay")
     try:
         context.set_string("source", source)
         if flags & MS.RDONLY:
             context.set_flag("ro")
-        for path in lowers:
-            _set_path(context, "lowerdir+", path)
+        for lower in lowers:
+            if isinstance(lower, int):
+                context.set_fd("lowerdir+", lower)
+            else:
+                _set_path(context, "lowerdir+", lower)
         for option in data:
             key, equals, value = option.partition("=")
             if key in ("upperdir", "workdir"):

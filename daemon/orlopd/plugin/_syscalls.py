@@ -48,6 +48,10 @@ class MS:
 
 
 # The new calls have one number on every architecture but alpha.
+_OPEN_TREE, _MOUNT_SETATTR = 428, 442
+OPEN_TREE_CLONE = 1
+AT_EMPTY_PATH = 0x1000
+MOUNT_ATTR_IDMAP = 0x100000
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 0, 1, 5, 6
@@ -82,6 +86,53 @@ def prctl(option: int, argument: int) -> None:
     """prctl(2) with one argument. :raises OSError: as the call"""
     if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
         raise _failed()
+
+
+def clone_tree(path: str) -> int:
+    """open_tree(2) with OPEN_TREE_CLONE: a copy of the mount at ``path``, from there on, attached nowhere.
+
+    :raises OSError: as the call
+    """
+    fd = _libc.syscall(
+        ctypes.c_long(_OPEN_TREE),
+        ctypes.c_int(-100),
+        os.fsencode(path),
+        ctypes.c_uint(OPEN_TREE_CLONE | os.O_CLOEXEC),
+    )
+    if fd < 0:
+        raise _failed(path)
+    return fd
+
+
+def set_idmap(fd: int, namespace: int) -> None:
+    """mount_setattr(2) with MOUNT_ATTR_IDMAP. :raises OSError: as the call"""
+    attributes = (ctypes.c_uint64 * 4)(
+        MOUNT_ATTR_IDMAP, 0, 0, namespace
+    )  # set, clear, propagation, userns_fd
+    done = _libc.syscall(
+        ctypes.c_long(_MOUNT_SETATTR),
+        ctypes.c_int(fd),
+        b"",
+        ctypes.c_uint(AT_EMPTY_PATH),
+        attributes,
+        ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+    if done != 0:
+        raise _failed()
+
+
+def attach_tree(fd: int, target: str) -> None:
+    """move_mount(2): attach what :func:`clone_tree` gave to ``target``. :raises OSError: as the call"""
+    moved = _libc.syscall(
+        ctypes.c_long(_MOVE_MOUNT),
+        ctypes.c_int(fd),
+        b"",
+        ctypes.c_int(-100),
+        os.fsencode(target),
+        ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH | 0x10),
+    )
+    if moved != 0:
+        raise _failed(target)
 
 
 class FilesystemContext:

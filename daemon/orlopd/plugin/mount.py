@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import _overlay, loop
+from . import _idmap, _overlay, loop
 from ._syscalls import CLONE_NEWNS, MS, PR_SET_PDEATHSIG, libc_mount, libc_umount, prctl, unshare
 from .errors import (
     FailedPrecondition,
@@ -312,6 +312,15 @@ def _mount(item: Mount, target: str) -> None:
     if item.type == "overlay":
         _overlay.mount(item.source or "overlay", target, flags, options.data, _PAGE)
     elif flags & MS.BIND and not flags & MS.REMOUNT:
+        maps = dict(
+            option.split("=", 1) for option in options.data if option.startswith(("uidmap=", "gidmap="))
+        )
+        if maps:
+            uids, gids = (_idmap.parse(key, maps.get(key) or _idmap.SAME) for key in ("uidmap", "gidmap"))
+            _idmap.bind(item.source, target, uids, gids)
+            if flags & ~(MS.BIND | MS.REC):
+                _remount_bind(target, flags)
+            return
         libc_mount(item.source, target, "", flags & (MS.BIND | MS.REC), "")
         if flags & ~(MS.BIND | MS.REC):
             try:

@@ -13,7 +13,7 @@ from orlopd.plugin.errors import Skip
 from orlopd.plugin.overlay import overlay_options, probe
 from orlopd.plugin.snapshots import REBASE
 
-from .snapshotter import OverlaySnapshotter
+from .snapshotter import REMAP, OverlaySnapshotter
 
 
 class OverlayConfig(Config):
@@ -61,4 +61,4 @@ def _probe(context: Context) -> None:
 @hookimpl
 def orlop_snapshotters() -> Iterable[Provider[Snapshotter]]:
     """Offer overlayfs where the kernel and the root's filesystem can."""
-    yield Provider("overlayfs", open=_open, config=OverlayConfig, probe=_probe, capabilities=(REBASE,))
+    yield Provider("overlayfs", open=_open, config=OverlayConfig, probe=_probe, capabilities=(REBASE, REMAP))
