@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from orlop_plugins.content_local.store import LocalStore
+from orlop_plugins.layout import plugin as layout
 from orlop_plugins.registry.config import RegistryConfig
 from orlop_plugins.registry.resolver import RegistryResolver
 from orlop_plugins.tar import plugin as tar
@@ -24,6 +25,7 @@ from orlopd.core.scope import Scope
 from orlopd.core.store import Store, open_store
 from orlopd.plugin.errors import PermissionDenied
 from orlopd.plugin.values import Descriptor
+from orlopd.plugin.verifier import Verifier
 from tests.support.faulty import faulty_registry
 from tests.support.images import make_image, text_layer
 from tests.support.registry import registry
@@ -117,7 +119,9 @@ NOTHING: dict[str, list[str]] = {"content": [], "ingests": [], "leases": [], "im
 
 
 @asynccontextmanager
-async def open_rig(root: Path, config: RegistryConfig = FAST) -> AsyncIterator[Rig]:
+async def open_rig(
+    root: Path, config: RegistryConfig = FAST, verifiers: Sequence[Verifier] = ()
+) -> AsyncIterator[Rig]:
     """A rig below ``root``; again over what an earlier one left there."""
     log = logging.getLogger("tests")
     for name in ("content", "vfs", "state"):
@@ -128,13 +132,15 @@ async def open_rig(root: Path, config: RegistryConfig = FAST) -> AsyncIterator[R
         context: Any = SimpleNamespace(config=tar.TarConfig(), state=root / "state", log=log)
         differ: Any = await _settled(provider.open(context))
         stack.push_async_callback(differ.aclose)
+        files: list[Any] = [each.open(context) for each in layout.orlop_resolvers()]
         parts = Parts(
             content=await LocalStore.at(root / "content"),
             snapshotters=Catalog("snapshotter", {"vfs": VfsSnapshotter(root / "vfs")}),
             differs=[differ],
-            resolvers=[RegistryResolver(config, log)],
+            resolvers=[*files, RegistryResolver(config, log)],
             runtimes=Catalog("runtime", {}),
             hooks=hooks,
+            verifiers=verifiers,
         )
         store = await stack.enter_async_context(open_store(root / "metadata.db", parts))
         yield Rig(store, Distribution.make(store, parts, snapshotter="vfs"), hooks)

@@ -23,7 +23,7 @@ from .fetch import add_labels
 from .images import Images
 from .leases import Leases
 from .manifests import MAX_CHILDREN, MAX_DEPTH, MAX_DOCUMENT, MAX_LAYERS
-from .parts import Hooks
+from .parts import ImageChecks
 from .progress import Report, silent
 from .pull import store_image
 from .references import parse_reference
@@ -52,13 +52,13 @@ class Archiver:
     """Takes archives in and writes them."""
 
     def __init__(
-        self, content: Content, images: Images, unpacker: Unpacker, leases: Leases, hooks: Hooks
+        self, content: Content, images: Images, unpacker: Unpacker, leases: Leases, checks: ImageChecks
     ) -> None:
         self._content = content
         self._images = images
         self._unpacker = unpacker
         self._leases = leases
-        self._hooks = hooks
+        self._checks = checks
         self._exporter = Exporter(content, images, unpacker, leases)
 
     async def import_archive(
@@ -94,7 +94,7 @@ class Archiver:
             for target in _distinct(named):
                 await _Checker(self._content, held).image(target)
             for full, target in named:
-                await self._hooks.check_image(scope.namespace, full, target)
+                await self._checks.check_image(scope.namespace, full, target)
             if unpack:
                 for target in _distinct(named):
                     await self._unpack(held, target, platform, snapshotter, report)

@@ -7,7 +7,7 @@ from typing import Self
 
 from .archive import Archiver
 from .build import Builder
-from .parts import Parts
+from .parts import ImageChecks, Parts
 from .pull import CONCURRENCY, Puller
 from .push import Pusher
 from .store import Store
@@ -33,11 +33,10 @@ class Distribution:
         :param concurrency: the most blobs one pull or push moves at a time
         """
         content, images, leases = store.content, store.images, store.leases
+        checks = ImageChecks(parts.verifiers, parts.hooks)
         unpacker = Unpacker(content, store.snapshots, store.diffs, leases, default=snapshotter)
-        puller = Puller(
-            content, images, unpacker, parts.resolvers, leases, parts.hooks, concurrency=concurrency
-        )
-        archiver = Archiver(content, images, unpacker, leases, parts.hooks)
+        puller = Puller(content, images, unpacker, parts.resolvers, leases, checks, concurrency=concurrency)
+        archiver = Archiver(content, images, unpacker, leases, checks)
         pusher = Pusher(content, unpacker, parts.resolvers, leases, concurrency=concurrency)
         transfers = Transfers(puller, pusher, archiver, unpacker, images, leases)
         builder = Builder(content, images, leases)

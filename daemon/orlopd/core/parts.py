@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from orlopd.plugin import ContentStore, Differ, Resolver, Runtime, Service, Snapshotter
-from orlopd.plugin.errors import NotFound
+from orlopd.plugin.errors import Internal, NotFound, OrlopError
 from orlopd.plugin.mounting import MountHandler
 from orlopd.plugin.values import Container, Descriptor, Event
+from orlopd.plugin.verifier import Verifier
 
 T = TypeVar("T")
 
@@ -149,6 +150,25 @@ class Hooks(Protocol):
         ...
 
 
+class ImageChecks:
+    """What an image must pass before it comes in: the verifiers, then the participants."""
+
+    def __init__(self, verifiers: Sequence[Verifier], hooks: Hooks) -> None:
+        self._verifiers = verifiers
+        self._hooks = hooks
+
+    async def check_image(self, namespace: str, name: str, target: Descriptor) -> None:
+        """:raises PermissionDenied: one refused it. :raises OrlopError: one broke, which counts as much"""
+        for verifier in self._verifiers:
+            try:
+                await verifier.verify(namespace, name, target)
+            except OrlopError:
+                raise
+            except Exception as error:
+                raise Internal(f"a verifier broke over image {name}: {error!r}") from error
+        await self._hooks.check_image(namespace, name, target)
+
+
 class NoHooks:
     """Hooks that nobody takes part in."""
 
@@ -178,6 +198,7 @@ class Parts:
     mount_handlers: Catalog[MountHandler] = field(
         default_factory=lambda: Catalog[MountHandler]("mount_handler", {})
     )
+    verifiers: Sequence[Verifier] = ()
     hooks: Hooks = field(default_factory=NoHooks)
     plugins: Sequence[PartInfo] = ()
 

@@ -17,7 +17,7 @@ from .flow import task_group
 from .images import Images
 from .leases import Leases, Resource
 from .manifests import Manifest
-from .parts import Hooks
+from .parts import ImageChecks
 from .progress import BlobKind, BlobReport, BlobState, Report, Resolved, silent
 from .references import parse_reference
 from .scope import Scope
@@ -44,7 +44,7 @@ class Puller:
         unpacker: Unpacker,
         resolvers: Sequence[Resolver],
         leases: Leases,
-        hooks: Hooks,
+        checks: ImageChecks,
         *,
         concurrency: int = CONCURRENCY,
     ) -> None:
@@ -53,7 +53,7 @@ class Puller:
         self._unpacker = unpacker
         self._resolvers = resolvers
         self._leases = leases
-        self._hooks = hooks
+        self._checks = checks
         self._concurrency = concurrency
         self._fetcher = Fetcher(content)
 
@@ -90,7 +90,7 @@ class Puller:
             target = source.descriptor
             report(Resolved(source.name, target.digest, target.media_type))
             manifests.check_pullable(target, source.name)
-            await self._hooks.check_image(scope.namespace, source.name, target)
+            await self._checks.check_image(scope.namespace, source.name, target)
             # Held before it is here. Its labels, set before any child comes, keep what it points at.
             await self._leases.add_resource(held, held.lease, Resource("content", target.digest))
             fetching = _Pull(self._fetcher, held, source, report)

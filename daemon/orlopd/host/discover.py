@@ -24,6 +24,7 @@ from orlopd.plugin import hooks as hookspecs
 from orlopd.plugin.mounting import MOUNT_HANDLER
 from orlopd.plugin.provider import CONTENT, DIFFER, RESOLVER, RUNTIME, SERVICE, SNAPSHOTTER, Kind, Provider
 from orlopd.plugin.remote import Proxy
+from orlopd.plugin.verifier import VERIFIER
 
 GROUP = "orlop.plugins"
 
@@ -37,6 +38,7 @@ PROVIDER_HOOKS: tuple[tuple[str, Kind[Any]], ...] = (
     ("orlop_resolvers", RESOLVER),
     ("orlop_runtimes", RUNTIME),
     ("orlop_services", SERVICE),
+    ("orlop_verifiers", VERIFIER),
     ("orlop_mount_handlers", MOUNT_HANDLER),
 )
 

@@ -28,6 +28,7 @@ from orlopd.plugin.provider import (
     Kind,
     Provider,
 )
+from orlopd.plugin.verifier import VERIFIER
 
 from .context import GuardedTasks, PartContext
 from .discover import PLUGIN, Offer, Plugin, describe, discover
@@ -148,7 +149,7 @@ class Host:
             if name in known:
                 continue
             where = f"section [{'.'.join(path)}]" if path[0] == "plugins" else f'key "{path[0]}"'
-            kinds = [kind.short for kind in (*KINDS, MOUNT_HANDLER, PLUGIN)]
+            kinds = [kind.short for kind in (*KINDS, MOUNT_HANDLER, VERIFIER, PLUGIN)]
             if name.partition(".")[0] not in kinds:
                 word = name.partition(".")[0]
                 message = f'{where}: unknown kind of plugin "{word}"{nearest(word, kinds)}'
@@ -431,6 +432,7 @@ class Host:
             runtimes=self._catalog(RUNTIME),
             services=list(self._catalog(SERVICE).values()),
             mount_handlers=self._catalog(MOUNT_HANDLER),
+            verifiers=list(self._catalog(VERIFIER).values()),
             hooks=self.hooks,
             plugins=self.plugins,
         )

@@ -22,6 +22,7 @@ from .runtime import Runtime
 from .service import Service
 from .snapshots import Snapshotter
 from .values import Container, Descriptor, Event
+from .verifier import Verifier
 
 PROJECT = "orlop"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -51,6 +52,11 @@ def orlop_resolvers() -> Iterable[Provider[Resolver]]:  # pyright: ignore[report
 @hookspec
 def orlop_runtimes() -> Iterable[Provider[Runtime]]:  # pyright: ignore[reportReturnType]
     """Offer runtimes."""
+
+
+@hookspec
+def orlop_verifiers() -> Iterable[Provider[Verifier]]:  # pyright: ignore[reportReturnType]
+    """Offer verifiers; an image comes in when every one of them lets it pass."""
 
 
 @hookspec

@@ -1,0 +1,1 @@
+"""Resolvers for images that lie in directories and archives of this machine."""

@@ -1,0 +1,1 @@
+"""Verifiers: digests pinned by config, and programs of an administrator."""
