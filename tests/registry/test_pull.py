@@ -14,7 +14,7 @@ from orlopd.core.scope import Scope
 from orlopd.plugin import Credentials, ResolveOptions
 from orlopd.plugin.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from orlopd.plugin.values import Platform, chain_id
-from tests.registry.conftest import NOTHING, SCOPE, Rig
+from tests.registry.conftest import FAST, NOTHING, SCOPE, Rig, open_rig
 from tests.support.images import (
     MANIFEST,
     File,
@@ -26,10 +26,7 @@ from tests.support.images import (
     text_layer,
     write_layout,
 )
-from tests.support.registry import Registry, registry
-
-SECRET_WORD = "$2b$04$5lS3LJlyMJOJKnPi2nEice1DdO9V/fsWYOYQuDVaHG14Bf2pOLxQK"
-"""bcrypt of ``secret-word``."""
+from tests.support.registry import SECRET_WORD, Registry, registry
 
 
 def two_layers(mark: str) -> SmallImage:
@@ -167,16 +164,18 @@ async def test_an_unknown_image_is_not_found(rig: Rig, server: Registry) -> None
     assert await rig.left() == NOTHING
 
 
-async def test_ten_pulls_at_once_fetch_each_blob_once(rig: Rig, server: Registry) -> None:
+async def test_ten_pulls_at_once_fetch_each_blob_once(tmp_path: Path, server: Registry) -> None:
     image = two_layers("shared")
     other = make_image([text_layer("one", "1 shared"), text_layer("three", "3")])
     references = [server.push("shared/a:1", image), server.push("shared/b:1", other)]
-    async with anyio.create_task_group() as group:
-        for number in range(10):
-            group.start_soon(rig.pull, references[number % 2])
-    for digest in {*image.layers, *other.layers}:
-        assert server.fetched(digest) == 1
-    assert (await rig.left())["leases"] == []
+    patient = FAST.model_copy(update={"first_byte_timeout": 20, "stall_timeout": 20})
+    async with open_rig(tmp_path, patient) as rig:
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(rig.pull, references[number % 2])
+        for digest in {*image.layers, *other.layers}:
+            assert server.fetched(digest) == 1
+        assert (await rig.left())["leases"] == []
 
 
 async def test_another_namespace_shares_what_is_here(rig: Rig, server: Registry) -> None:
