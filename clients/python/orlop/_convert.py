@@ -209,6 +209,7 @@ def spec_message(s: v.ContainerSpec) -> containers_pb2.ContainerSpec:
         runtime=s.runtime,
         auto_remove=s.auto_remove,
         stop_signal=s.stop_signal,
+        restart=s.restart,
         platform=platform_message(s.platform),
     )
     if s.scratch:
@@ -257,6 +258,7 @@ def spec(m: containers_pb2.ContainerSpec) -> v.ContainerSpec:
         runtime=m.runtime,
         auto_remove=m.auto_remove,
         stop_signal=m.stop_signal,
+        restart=m.restart,
         platform=platform(m.platform) if m.HasField("platform") else None,
     )
 
@@ -277,6 +279,8 @@ def container(m: containers_pb2.Container) -> v.Container:
         runtime=m.runtime,
         terminal=m.terminal,
         auto_remove=m.auto_remove,
+        restart=m.restart,
+        restarts=m.restarts,
         spec=spec(m.spec) if m.HasField("spec") else None,
     )
 

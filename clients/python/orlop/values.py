@@ -320,6 +320,7 @@ class ContainerSpec:
     auto_remove: bool = False
     stop_signal: str = ""
     platform: Platform | None = None
+    restart: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +359,8 @@ class Container:
     terminal: bool = False
     auto_remove: bool = False
     spec: ContainerSpec | None = None
+    restart: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

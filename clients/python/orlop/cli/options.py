@@ -158,6 +158,12 @@ SPEC_OPTIONS = (
     click.option("-i", "--interactive", is_flag=True, help="Connect standard input."),
     click.option("-t", "--tty", is_flag=True, help="Give the process a terminal."),
     click.option("--rm", "remove", is_flag=True, help="Remove the container when it has ended."),
+    click.option(
+        "--restart",
+        default="",
+        metavar="POLICY",
+        help="Start it again when it has ended: no, always, unless-stopped, on-failure[:N].",
+    ),
     click.option("--name", default="", metavar="NAME", help="Call it this; made up without."),
     click.option(
         "-e", "--env", "env", multiple=True, metavar="KEY[=VALUE]", help="Set a variable, or pass it on."
@@ -256,6 +262,7 @@ def wish(
         snapshotter=o["snapshotter"],
         runtime=o["runtime"],
         auto_remove=o["remove"],
+        restart=o["restart"],
         stop_signal=o["stop_signal"],
         platform=platform(o["platform"]),
     )

@@ -28,6 +28,7 @@ from .context import Context
 from .find import Finder
 from .model import ContainerSpec, SourceKind
 from .names import made_up_name
+from .policy import RestartPolicy, When
 from .record import (
     DEFAULT_STOP_SIGNAL,
     EXTENSION,
@@ -119,6 +120,7 @@ class Creator:
                 labels={
                     **inherited_labels(root.config.labels),
                     **spec.labels,
+                    **RestartPolicy.parse(spec.restart).labels,
                     NAME_LABEL: spec.name,
                     **({KEY_LABEL: key} if key else {}),
                 },
@@ -204,6 +206,11 @@ def _check(spec: ContainerSpec) -> None:
             raise InvalidArgument(f"label {key!r} is the daemon's own", reason="RESERVED_LABEL")
     if spec.stop_signal:
         parse_signal(spec.stop_signal)
+    if RestartPolicy.parse(spec.restart).when is not When.NO and spec.auto_remove:
+        raise InvalidArgument(
+            "a container cannot both be removed when it ends and be started again",
+            reason="RESTART_AND_REMOVE",
+        )
     if spec.source.kind is not SourceKind.SCRATCH and not spec.source.value:
         raise InvalidArgument(f"the container's {spec.source.kind.value} is not named")
     if spec.source.kind is SourceKind.BUNDLE:

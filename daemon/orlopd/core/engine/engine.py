@@ -13,6 +13,7 @@ from .find import Finder
 from .inventory import Inventory
 from .lifecycle import Lifecycle
 from .processes import Processes
+from .restart import Restarts
 from .run import Runner
 from .supervisor import Supervisor
 
@@ -29,7 +30,8 @@ class Engine:
         self.runner = Runner(context, self.finder, self.creator, self.processes, self.lifecycle)
         self.copier = Copier(context, self.finder)
         self.inventory = Inventory(context, context.content, self.finder, self.lifecycle)
-        self._supervisor = Supervisor(context, self.lifecycle, self.processes)
+        restarts = Restarts(context, self.finder, self.processes)
+        self._supervisor = Supervisor(context, self.lifecycle, self.processes, restarts)
 
     def stop(self) -> None:
         """Calls that are cancelled from now on are so because the daemon stops: processes are left alone."""

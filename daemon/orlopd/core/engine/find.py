@@ -18,6 +18,7 @@ from orlopd.plugin.values import Container, Image
 
 from .context import Context
 from .model import Life, State, View
+from .policy import count_of, policy_of
 from .record import NAME_LABEL, config_of, name_of, own_labels, process_of
 
 _STATES = {
@@ -218,5 +219,7 @@ def _view(container: Container, has_task: bool, status: ProcessStatus | None, li
         snapshotter=container.snapshotter,
         terminal=bool(process.get("terminal")),
         auto_remove=config.spec.auto_remove if config else False,
+        restart=str(policy_of(container)),
+        restarts=count_of(container),
         spec=config.spec if config else None,
     )

@@ -20,6 +20,7 @@ from orlopd.plugin.values import Container, TypedBytes
 from .context import Context
 from .find import Finder
 from .model import View
+from .policy import note_stop
 from .processes import SIGKILL, Processes
 from .record import DEFAULT_STOP_SIGNAL, config_of, name_of
 
@@ -67,6 +68,7 @@ class Lifecycle:
         :raises DeadlineExceeded: it did not even end when it was killed
         """
         container = await self._finder.container(scope, reference)
+        await note_stop(self._context, scope, container, stopped=True)
         task = await self._finder.task(scope, container)
         status = await task.status() if task else None
         if task is None or status is None or status.state is TaskState.CREATED:
@@ -91,6 +93,8 @@ class Lifecycle:
         number = parse_signal(signal) if signal else SIGKILL
         container = await self._finder.container(scope, reference)
         task, _ = await self._processes.running(scope, container)
+        if number in (SIGKILL, _stop_signal(container)):
+            await note_stop(self._context, scope, container, stopped=True)
         await task.kill(number, all=all)
 
     async def pause(self, scope: Scope, reference: str) -> None:

@@ -54,6 +54,7 @@ class ContainerSpec:
     auto_remove: bool = False
     stop_signal: str = ""
     platform: Platform | None = None
+    restart: str = ""
 
 
 class State(enum.Enum):
@@ -89,6 +90,8 @@ class View:
     snapshotter: str = ""
     terminal: bool = False
     auto_remove: bool = False
+    restart: str = ""
+    restarts: int = 0
     spec: ContainerSpec | None = None
 
 

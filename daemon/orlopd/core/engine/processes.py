@@ -35,6 +35,7 @@ from orlopd.plugin.values import Container, now
 from .context import Context
 from .find import Finder
 from .model import ExecOptions, Life, OnCancel, SourceKind, Started, Window
+from .policy import note_stop
 from .record import config_of, name_of, process_of
 
 log = logging.getLogger("orlopd.engine")
@@ -114,6 +115,7 @@ class Processes:
                         )
                     if window is not None:
                         await _resize(task, window, "")
+                    await note_stop(context, scope, container, stopped=False)
                     async with self._noting_start(scope, container):
                         pid = await task.start()
                 except BaseException:

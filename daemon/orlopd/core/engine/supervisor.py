@@ -17,8 +17,10 @@ from orlopd.plugin.values import Event, FieldValue
 from .context import Context
 from .lifecycle import Lifecycle
 from .model import Life
+from .policy import When, policy_of
 from .processes import EXEC_PREFIX, Processes
 from .record import config_of
+from .restart import Restarts
 
 log = logging.getLogger("orlopd.engine")
 
@@ -27,12 +29,16 @@ _DELETED = "/containers/delete"
 
 
 class Supervisor:
-    """Removes containers that asked for it, forgets ended execs, notes exits, sweeps up after crashes."""
+    """Removes containers that asked for it, starts others again, forgets ended execs, notes exits, sweeps up
+    after crashes."""
 
-    def __init__(self, context: Context, lifecycle: Lifecycle, processes: Processes) -> None:
+    def __init__(
+        self, context: Context, lifecycle: Lifecycle, processes: Processes, restarts: Restarts
+    ) -> None:
         self._context = context
         self._lifecycle = lifecycle
         self._processes = processes
+        self._restarts = restarts
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled. Ready when what an earlier daemon left undone has been looked at."""
@@ -67,6 +73,8 @@ class Supervisor:
                         and await self._was_started(scope, container.id)
                     ):
                         group.start_soon(self._lifecycle.auto_remove, scope, container.id)
+                    elif policy_of(container).when is not When.NO:
+                        group.start_soon(self._start_again, scope, container.id, strays)
             if strays:
                 await to_thread.run_sync(self._remove_strays, known)
         except (OrlopError, OSError) as error:
@@ -76,6 +84,12 @@ class Supervisor:
         # One that was made and not started yet waits for its start, over a restart of the daemon too.
         life = await to_thread.run_sync(self._context.folders.life, scope.namespace, id)
         return life.started_at is not None
+
+    async def _start_again(self, scope: Scope, id: str, starting: bool) -> None:
+        try:
+            await self._restarts.consider(scope, id, starting=starting)
+        except (OrlopError, OSError) as error:
+            log.warning("container %s is not started again: %s", id, error)
 
     def _remove_strays(self, known: set[tuple[str, str]]) -> None:
         for namespace, name in self._context.folders.all():
@@ -92,6 +106,7 @@ class Supervisor:
             if process == container_id:
                 await self._note_exit(scope, container_id, event)
                 await self._lifecycle.auto_remove(scope, container_id)
+                await self._restarts.consider(scope, container_id)
             elif process.startswith(EXEC_PREFIX):
                 await self._processes.forget_ended_exec(scope, container_id, process)
         except (OrlopError, OSError) as error:

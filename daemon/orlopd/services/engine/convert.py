@@ -113,6 +113,7 @@ def container_spec(message: containers_pb2.ContainerSpec) -> ContainerSpec:
         snapshotter=message.snapshotter,
         runtime=message.runtime,
         auto_remove=message.auto_remove,
+        restart=message.restart,
         stop_signal=message.stop_signal,
         platform=platform(message.platform) if message.HasField("platform") else None,
     )
@@ -288,6 +289,8 @@ def container(view: View) -> containers_pb2.Container:
         runtime=view.runtime,
         terminal=view.terminal,
         auto_remove=view.auto_remove,
+        restart=view.restart,
+        restarts=view.restarts,
         spec=container_spec_message(view.spec) if view.spec else None,
     )
 
@@ -318,6 +321,7 @@ def container_spec_message(spec: ContainerSpec) -> containers_pb2.ContainerSpec:
         snapshotter=spec.snapshotter,
         runtime=spec.runtime,
         auto_remove=spec.auto_remove,
+        restart=spec.restart,
         stop_signal=spec.stop_signal,
         platform=platform_message(spec.platform) if spec.platform else None,
     )

@@ -1,0 +1,110 @@
+"""Restart policies: containers that come back, after their end and after the daemon's."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def name(daemon: Daemon, image: str) -> Iterator[str]:
+    chosen = f"re-{secrets.token_hex(4)}"
+    yield chosen
+    daemon.orlop("rm", "-f", chosen)
+
+
+def _run(daemon: Daemon, name: str, policy: str, *command: str) -> None:
+    daemon.must(daemon.orlop("run", "-d", "--restart", policy, "--name", name, "probe", *command))
+
+
+def _inspect(daemon: Daemon, name: str) -> dict[str, Any]:
+    found = json.loads(daemon.must(daemon.orlop("inspect", name)))
+    return found[0] if isinstance(found, list) else found
+
+
+def _until(true: Callable[[], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _running_again(daemon: Daemon, name: str, pid: int) -> bool:
+    now = _inspect(daemon, name)
+    return now["state"] == "running" and now["pid"] not in (0, pid)
+
+
+def test_a_container_that_is_killed_from_outside_comes_back(daemon: Daemon, name: str) -> None:
+    _run(daemon, name, "always", "sleep", "1000")
+    pid = _inspect(daemon, name)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    _until(lambda: _running_again(daemon, name, pid))
+    assert _inspect(daemon, name)["restarts"] == 1
+    daemon.must(daemon.orlop("stop", "--time", "0", name))
+    time.sleep(1)
+    assert _inspect(daemon, name)["state"] == "stopped"
+
+
+def test_on_failure_tries_as_often_as_it_may(daemon: Daemon, name: str) -> None:
+    _run(daemon, name, "on-failure:2", "sh", "-c", "echo try; exit 3")
+    _until(lambda: _inspect(daemon, name)["restarts"] == 2 and _inspect(daemon, name)["state"] == "stopped")
+    time.sleep(1)
+    assert daemon.must(daemon.orlop("logs", name)) == "try\n" * 3
+
+
+def test_on_failure_leaves_a_success_alone(daemon: Daemon, name: str) -> None:
+    _run(daemon, name, "on-failure", "sh", "-c", "echo once")
+    _until(lambda: _inspect(daemon, name)["state"] == "stopped")
+    time.sleep(1)
+    assert daemon.must(daemon.orlop("logs", name)) == "once\n"
+
+
+def test_a_policy_that_is_none_and_one_that_contradicts(daemon: Daemon, image: str) -> None:
+    for arguments, said in (
+        (("--restart", "sometimes"), b"'sometimes' is no restart policy"),
+        (("--restart", "always:3"), b"no restart policy"),
+        (("--rm", "--restart", "always"), b"cannot both be removed when it ends and be started again"),
+    ):
+        done = daemon.orlop("run", *arguments, image, "true")
+        assert done.returncode == 125
+        assert said in done.stderr
+    assert daemon.must(daemon.orlop("ps", "-aq")) == ""
+
+
+def test_after_a_restart_of_the_daemon_each_is_as_its_policy_says(fresh_daemon: Daemon, archive: str) -> None:
+    daemon = fresh_daemon
+    daemon.must(daemon.orlop("import", archive))
+    for name, policy in (("a", "always"), ("s", "always"), ("u", "unless-stopped"), ("n", "no")):
+        _run(daemon, name, policy, "sleep", "1000")
+    daemon.must(daemon.orlop("stop", "--time", "0", "s", "u"))
+    pids = {name: _inspect(daemon, name)["pid"] for name in ("a", "n")}
+    daemon.kill9()
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    daemon.start()
+    _until(lambda: _running_again(daemon, "a", pids["a"]) and _running_again(daemon, "s", 0))
+    time.sleep(1)
+    assert _inspect(daemon, "u")["state"] == "stopped"
+    assert _inspect(daemon, "n")["state"] == "stopped"
+    daemon.must(daemon.orlop("rm", "-f", "a", "s", "u", "n"))
+
+
+def test_a_container_of_containerds_api_has_a_policy_by_label(daemon: Daemon, name: str, image: str) -> None:
+    label = ("--label", "containerd.io/restart.policy=always")
+    status = ("--label", "containerd.io/restart.status=running")
+    full = f"docker.io/library/{image}:latest"
+    daemon.must(daemon.ctr("run", "-d", *label, *status, full, name, "sleep", "1000"))
+    pid = _inspect(daemon, name)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    _until(lambda: _running_again(daemon, name, pid))
