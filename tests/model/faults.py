@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from orlopd.core import (
     images,
     ingests,
     leases,
-    locks,
     namespaces,
     snapshot_rows,
     snapshotter,
@@ -314,15 +313,6 @@ def a_refused_change_among_several_is_not_undone() -> Swap:
             change.error = db._translate(self.path, error)
 
     return db.Database, "_attempt", attempt
-
-
-@fault("create_lease", "together")
-def what_is_being_brought_in_is_not_locked() -> Swap:
-    @asynccontextmanager
-    async def hold(self: Any, *keys: str) -> AsyncGenerator[None]:
-        yield
-
-    return locks.KeyedLocks, "hold", hold
 
 
 # --- Objects -----------------------------------------------------------------------------------------

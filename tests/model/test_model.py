@@ -25,6 +25,8 @@ SEED = int(os.environ.get("ORLOP_SEED") or 1)
 WALKS = int(os.environ.get("ORLOP_WALKS") or (2000 if PROVE else 10))
 BATCH = 100
 """So many walks have one seed; those after them have the next."""
+APART = 1000
+"""So far apart are the seeds of the two policies, so that they do not walk the same ways."""
 MOST_MINUTES = float(os.environ.get("ORLOP_WALK_MINUTES") or 90)
 """After so many no further batch is begun; how many walks were made is printed."""
 FAULTY_WALKS = 2000 if PROVE else 100
@@ -103,7 +105,7 @@ def test_the_daemon_and_the_model_never_differ(shared_rig: Rig, monkeypatch: pyt
     ends = time.monotonic() + 60 * MOST_MINUTES
     for number, left in enumerate(range(WALKS, 0, -BATCH)):
         if time.monotonic() < ends:
-            made.update(walk(shared_rig, min(left, BATCH), SEED + number))
+            made.update(walk(shared_rig, min(left, BATCH), SEED + number + APART * shared_rig.sharing))
     _say(f"{made.pop('walks')} walks, {sum(made.values())} calls compared: {dict(made)}")
     assert len(made) > 50, "every kind of call was made"
 
