@@ -38,7 +38,9 @@ class MemoryWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL):
-            total = sum(_field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in _family(self._pid))
+            own = _memory(self._pid)
+            others = [pid for pid in _family(self._pid) if pid != self._pid and _memory(pid) != own]
+            total = sum(_field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in (self._pid, *others))
             self.tree = max(self.tree, total)
 
 
@@ -49,6 +51,12 @@ def _family(pid: int) -> list[int]:
             for task in Path(f"/proc/{each}/task").iterdir():
                 found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+def _memory(pid: int) -> tuple[int, ...]:
+    """What is the same of two processes only if their memory is: as of a child before its exec."""
+    status = Path(f"/proc/{pid}/status")
+    return tuple(_field(status, name) for name in ("VmPeak:", "VmSize:", "VmHWM:", "VmData:"))
 
 
 def _field(path: Path, name: str) -> int:

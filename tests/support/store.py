@@ -189,7 +189,7 @@ def digest_of(data: bytes) -> str:
     return sha256(data)
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for what happens in the background."""
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 (nothing tells)

@@ -19,7 +19,7 @@ from .locks import KeyedLocks
 
 log = logging.getLogger("orlopd.gc")
 
-_BATCH = 1000
+_BATCH = 4000
 """Notes that are worked off together, so that many do not wait for the disk one by one."""
 
 _UNKNOWN = {
