@@ -9,7 +9,14 @@ import pytest
 
 from tests.support.daemon import Daemon
 
-SNAPSHOTTERS = ("overlayfs", "vfs")
+SNAPSHOTTERS = ("overlayfs", "vfs", "erofs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(daemon: Daemon, image: str) -> None:
+    """Have each do what it does once: erofs keeps a layer's image mounted while the daemon runs."""
+    for name in SNAPSHOTTERS:
+        daemon.must(daemon.orlop("run", "--rm", "--snapshotter", name, image, "true"))
 
 
 @pytest.fixture(params=SNAPSHOTTERS)
