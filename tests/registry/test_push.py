@@ -342,10 +342,13 @@ async def test_cve_2020_15157_an_upload_elsewhere_gets_no_credentials(
         Uploads(taking)
         elsewhere.on(".", lambda handler: handler.answer(401, b"", challenge))
         name = await here(rig, small("away"), "docker.io/library/away:1")
+        options = ResolveOptions(Credentials("user", "secret"), headers={"x-secret": "word"})
         with pytest.raises(Unauthenticated):
-            await rig.push(name, taking.reference, options=ResolveOptions(Credentials("user", "secret")))
+            await rig.push(name, taking.reference, options=options)
         assert elsewhere.seen
         assert {seen.header("authorization") for seen in elsewhere.seen} == {""}
+        assert {seen.header("x-secret") for seen in elsewhere.seen} == {""}
+        assert {seen.header("x-secret") for seen in taking.seen} == {"word"}
 
 
 async def test_a_source_that_a_label_names_cannot_widen_a_request(rig: Rig, taking: FaultyRegistry) -> None:

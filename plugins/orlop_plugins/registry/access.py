@@ -12,6 +12,7 @@ from orlopd.plugin.references import Reference
 
 from .auth import Authorizer
 from .endpoints import Endpoint
+from .hosts import origin
 from .transport import Ask, Transport
 
 MANIFEST_TYPES = (
@@ -46,10 +47,11 @@ class Access:
         """A request for a path below the repository, or a whole URL of an upload."""
         headers = {"Accept": ACCEPT if path.startswith("manifests/") else "*/*"} | more.pop("headers", {})
         url = self.repository.join(path)
-        if self.endpoint.namespace:
+        own = origin(url) == origin(self.endpoint.base)  # an upload may go on elsewhere
+        if self.endpoint.namespace and own:
             url = url.copy_merge_params({"ns": self.endpoint.namespace})
         more.setdefault("authorizer", self.authorizer)
-        return Ask(method, url, what, headers=headers, private=self.headers, **more)
+        return Ask(method, url, what, headers=headers, private=self.headers if own else {}, **more)
 
 
 def media_type_of(headers: httpx.Headers) -> str:

@@ -188,7 +188,7 @@ class Transport:
         """One try: through redirects and at most one challenge."""
         url, challenged, hops = ask.url, False, 0
         while True:
-            headers = {"Accept-Encoding": "identity", **ask.headers}
+            headers = httpx.Headers({"Accept-Encoding": "identity", **ask.headers})
             shown = ask.authorizer.header(url) if ask.authorizer else ""
             if shown:
                 headers["Authorization"] = shown
@@ -225,7 +225,7 @@ class Transport:
         with anyio.fail_after(self._connect + patience) as deadline:
             content = None
             if ask.content is not None:
-                headers = {**headers, "Content-Length": str(ask.length)}
+                headers = {**headers, "content-length": str(ask.length)}
                 content = self._paced(ask.content(), deadline, patience)
             request = client.build_request(
                 ask.method, url, headers=dict(headers), data=dict(ask.form) or None, content=content
