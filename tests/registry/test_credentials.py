@@ -145,6 +145,7 @@ def test_a_config_that_is_absent_says_nothing_and_a_malformed_one_is_told(docker
 
 
 def test_the_host_of_a_reference_is_docker_s_rule() -> None:
+    assert host_of("oci-layout:/some/path:1") == ""
     assert [host_of(each) for each in ("a", "a/b", "localhost/a", "h:5000/a", "index.docker.io/a")] == [
         "docker.io", "docker.io", "localhost", "h:5000", "docker.io"
     ]  # fmt: skip

@@ -25,6 +25,7 @@ _DEFAULT_HOST = "docker.io"
 _HUB = "https://index.docker.io/v1/"
 _HELPER_SECONDS = 60.0
 _LARGEST = 1 << 20
+_FILE = re.compile(r"[A-Za-z][A-Za-z0-9+-]*:/")
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
 _TOKEN_USER = "<token>"
 _NOT_FOUND = "credentials not found"
@@ -65,7 +66,7 @@ class DockerConfig:
     def knows(self, reference: str) -> bool:
         """Whether there may be credentials for the host of a reference; no helper is asked."""
         host = host_of(reference)
-        return bool(self._helper(host)) or self._entry(host) is not None
+        return bool(host) and (bool(self._helper(host)) or self._entry(host) is not None)
 
     async def find(self, reference: str) -> Credentials | None:
         """The credentials for the host of a reference, or None where there are none.
@@ -73,6 +74,8 @@ class DockerConfig:
         :raises OrlopError: the file or the helper's answer is malformed, or the helper fails
         """
         host = host_of(reference)
+        if not host:
+            return None
         if helper := self._helper(host):
             found = await ask_helper(helper, _HUB if host == _DEFAULT_HOST else host)
             if found is not None or host in self.helpers:
@@ -144,7 +147,9 @@ async def ask_helper(name: str, server: str) -> Credentials | None:
 
 
 def host_of(reference: str) -> str:
-    """The registry that a reference names; Docker's when it names none."""
+    """The registry that a reference names; Docker's when it names none, "" for a file or directory."""
+    if _FILE.match(reference):
+        return ""
     first, slash, _ = reference.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return _DEFAULT_HOST if first in ("index.docker.io", "registry-1.docker.io") else first
