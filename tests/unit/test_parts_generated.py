@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
@@ -179,7 +179,7 @@ def timeless(shown: dict[str, Any], since: float) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, phases=[Phase.explicit, Phase.generate])
 @example([[("file", "a/a/a")], [("hide", "a/a"), ("file", "a/a/b")], [("empty", ""), ("folder", "a")]])
 @example([[("file", "a")], [("hide", "a/b")], [("folder", "a"), ("empty", "a")]])
 @example([[("file", "a/a")], [("hide", "a")], [("hide", "a/a")]])

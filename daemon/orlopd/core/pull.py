@@ -151,8 +151,13 @@ class Puller:
             arrived[number].set()
 
         async with task_group() as group:
-            for number, layer in enumerate(manifest.layers):
+            for layer in manifest.layers:
                 BlobReport(fetching.report, layer, blob_kind(layer)).state(BlobState.WAITING, 0)
+            order = list(enumerate(manifest.layers))
+            if unpack and self._unpacker.beside(snapshotter):
+                # The longest work first, so that nobody waits for it alone in the end.
+                order.sort(key=lambda each: -each[1].size)
+            for number, layer in order:
                 group.start_soon(fetch, number, layer)
             if unpack:
                 await self._unpacker.unpack(

@@ -143,6 +143,10 @@ class Unpacker:
         chosen = self._snapshots.for_name(snapshotter or self._default)
         return not diff_ids or await _exists(chosen, scope, chain_id(diff_ids))
 
+    def beside(self, snapshotter: str) -> bool:
+        """Whether layers are unpacked as they come, whatever their order."""
+        return self._snapshots.for_name(snapshotter or self._default).rebases
+
     async def unpack(
         self,
         scope: Scope,

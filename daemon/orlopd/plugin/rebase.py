@@ -4,7 +4,8 @@ A differ that unpacks into a bare upper directory (an overlay mount without ``lo
 :data:`orlopd.plugin.snapshots.REBASE_LABEL`) cannot know what lies below. It leaves every whiteout there is
 as overlay's mark, the mark :func:`opaque` on each directory that hides what is below it, the root included,
 and the mark :func:`implied` on each directory that the archive only implies. :func:`settle` makes of that
-what it would have been with the lower layers at hand.
+what it would have been with the lower layers at hand. A layer whose root has the mark :func:`plain` need not
+be searched for others.
 """
 
 # Descriptors, and paths below open folders.
@@ -35,6 +36,11 @@ def implied(*, userxattr: bool = False) -> str:
     """The attribute that says of a directory: its owner, mode, time and attributes are those of the one
     below, if there is one. Its value is ``y``."""
     return ("user." if userxattr else "trusted.") + "orlop.implied"
+
+
+def plain(*, userxattr: bool = False) -> str:
+    """The attribute of a layer's root that says: there are no marks below it. Its value is ``y``."""
+    return ("user." if userxattr else "trusted.") + "orlop.plain"
 
 
 class Below:
@@ -123,12 +129,14 @@ class _Settling:
         self._below = Below([Folder.open(path) for path in lowers], userxattr=userxattr)
         self._opaque = opaque(userxattr=userxattr)
         self._implied = implied(userxattr=userxattr)
+        self._plain = plain(userxattr=userxattr)
         self._times: list[tuple[Folder, str, int, bool]] = []
 
     def run(self) -> None:
         # A directory, below an open folder; its path from the top, which is what the lower layers know it
         # by; and whether nothing shows through it from below.
         pending: list[tuple[Folder, str, str, bool]] = [(self._root, "", "", False)]
+        searched = not _take(_at(self._root, ""), self._plain)
         while pending:
             folder, path, whole, closed = pending.pop()
             folder, path = folder.near(path)
@@ -137,7 +145,7 @@ class _Settling:
             if not whole and _take(here, self._opaque):
                 self._hide_all()
             closed = closed or (bool(whole) and _has(here, self._opaque))
-            for name, info in scan(folder, path):
+            for name, info in scan(folder, path) if searched else ():
                 inner, outer = (f"{path}/{name}" if path else name), (f"{whole}/{name}" if whole else name)
                 if stat.S_ISDIR(info.st_mode):
                     pending.append((folder, inner, outer, closed))

@@ -124,6 +124,46 @@ class HostileArchives(DifferBase):
             await self.apply(differ, host.bind("layer"), archive(members))
         host.check()
 
+    async def test_cve_2025_4330_a_target_that_looks_inside_and_is_not_leads_nowhere(
+        self, differ: Differ, host: Host
+    ) -> None:
+        # Each target is below the root as it is written, and outside once the links before it are followed.
+        up = "/".join([".."] * 30)
+        members = [
+            folder("a"),
+            folder("a/b"),
+            symlink("a/b/c", "../../a/b"),
+            symlink("out", f"a/b/c/../../../{up}{host.path}"),
+            Member("out/secret", b"hacked", mode=0o777),
+            symlink("file", f"a/b/c/../../../{up}{host.secret}"),
+            Member("file", b"hacked"),
+            folder("out"),
+            symlink("out/again", f"../a/b/c/../../../../{up}{host.path}"),
+            Member("out/again/secret", b"hacked"),
+            Member("out/again/.wh.secret"),
+        ]
+        with contextlib.suppress(InvalidArgument):
+            await self.apply(differ, host.bind("layer"), archive(members))
+        host.check()
+
+    async def test_cve_2025_4138_a_link_to_a_link_leads_nowhere(self, differ: Differ, host: Host) -> None:
+        # A hard link that cannot be made must not become a copy of what its target's target is.
+        members = [
+            symlink("way", str(host.path)),
+            symlink("target", str(host.secret)),
+            link("name", "target"),
+            Member("name", b"hacked"),
+            symlink("target", str(host.secret)),
+            link("other", "target"),
+            Member("other/x", b"hacked"),
+            link("third", "way/secret"),
+        ]
+        with contextlib.suppress(InvalidArgument):
+            await self.apply(differ, host.bind("layer"), archive(members))
+        host.check()
+        found = [path for path in host.folder("layer").rglob("*") if path.is_file() and not path.is_symlink()]
+        assert all(path.read_bytes() == b"hacked" for path in found)
+
     async def test_cve_2025_8194_negative_sizes_end_at_once(self, differ: Differ, host: Host) -> None:
         for size in (-1, -512, -(1 << 62)):
             with pytest.raises(InvalidArgument):
@@ -163,12 +203,14 @@ class HostileArchives(DifferBase):
         await self.apply(differ, host.bind("layer"), gzipped(archive(members)), GZIP)
         assert not (host.folder("layer") / "trapped").exists()
 
-    async def test_overlays_own_attributes_do_not_come_from_an_archive(
+    async def test_overlays_attributes_and_ours_do_not_come_from_an_archive(
         self, differ: Differ, host: Host
     ) -> None:
         marks = {
             b"SCHILY.xattr.trusted.overlay.redirect": b"/etc",
             b"SCHILY.xattr.trusted.overlay.opaque": b"y",
+            b"SCHILY.xattr.trusted.orlop.implied": b"y",
+            b"SCHILY.xattr.user.orlop.plain": b"y",
         }
         await self.apply(differ, host.bind("layer"), archive([Member("d", type=b"5", pax=marks)]))
         assert os.listxattr(host.folder("layer") / "d") == []

@@ -66,7 +66,7 @@ class Applier:
             self._hider.finish()
         except OSError as error:
             raise _explain("cannot write the archive's whiteouts", error) from error
-        self._tree.settle_times()
+        self._tree.settle()
 
     def _entry(self, entry: Entry, reader: TarReader) -> None:
         parts = _parts(entry.name, entry)

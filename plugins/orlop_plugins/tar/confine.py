@@ -16,7 +16,7 @@ from pathlib import Path
 from orlopd.plugin.errors import FailedPrecondition, PermissionDenied
 from orlopd.plugin.files import Folder
 from orlopd.plugin.mount import make_private, mount_all, overlay_layers, read_only
-from orlopd.plugin.rebase import Below, implied, opaque
+from orlopd.plugin.rebase import Below, implied, opaque, plain
 from orlopd.plugin.values import Mount
 
 from .tree import Lowers, Whiteouts
@@ -54,6 +54,7 @@ def ground(mounts: Sequence[Mount], *, direct: bool) -> Ground:
                 Below([Folder.open(path) for path in layers.lower], userxattr=userxattr),
                 opaque(userxattr=userxattr),
                 implied(userxattr=userxattr),
+                plain(userxattr=userxattr),
                 later=not layers.lower,
             )
             return Ground(layers.upper, Whiteouts.OVERLAY, lowers)

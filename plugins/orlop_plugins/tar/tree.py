@@ -55,6 +55,7 @@ class Lowers:
     below: Below = field(default_factory=lambda: Below([]))
     opaque: str = ""
     implied: str = ""
+    plain: str = ""
     later: bool = False
 
 
@@ -68,7 +69,12 @@ class Tree:
         self._times: dict[bytes, int] = {}
         self._opaque: set[bytes] = set()
         self._implied: set[bytes] = set()
+        self.marked = False
+        """Whether there is any mark below the root."""
         if lowers.later:
+            with contextlib.suppress(OSError):
+                os.removexattr(b"/", lowers.plain)  # of an earlier archive
+                self.marked = True
             self.mark_implied(b"/")
 
     def set_time(self, path: bytes, mtime_ns: int) -> None:
@@ -79,8 +85,10 @@ class Tree:
         """Give a directory the time it has now, unless the archive says otherwise."""
         self._times.setdefault(path, info.st_mtime_ns)
 
-    def settle_times(self) -> None:
-        """Give the directories their times."""
+    def settle(self) -> None:
+        """Give the directories their times, now that the archive is at its end."""
+        if self.lowers.later and not self.marked:
+            os.setxattr(b"/", self.lowers.plain, b"y")
         for path, mtime in self._times.items():
             try:
                 if stat.S_ISDIR(os.lstat(path).st_mode):
@@ -151,11 +159,13 @@ class Tree:
         """Hide what the layers below have in the directory ``path``."""
         if self.whiteouts is Whiteouts.OVERLAY:
             self._opaque.add(path)
+            self.marked |= path != b"/"
             os.setxattr(path, self.lowers.opaque, b"y", follow_symlinks=False)
 
     def mark_implied(self, path: bytes) -> None:
         """Have a directory take its attributes from the layers that will be below it."""
         self._implied.add(path)
+        self.marked |= path != b"/"
         os.setxattr(path, self.lowers.implied, b"y", follow_symlinks=False)
 
     def own(self, path: bytes) -> None:

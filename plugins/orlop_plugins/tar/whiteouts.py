@@ -76,6 +76,7 @@ class Hider:
             if not self._tree.is_opaque(parent) and (lowers.later or lowers.below.has(path.lstrip(b"/"))):
                 self._tree.parent(parent)
                 os.mknod(path, stat.S_IFCHR, 0)
+                self._tree.marked = True
         except NotADirectoryError:
             pass
         else:
