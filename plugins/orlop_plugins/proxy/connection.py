@@ -24,6 +24,7 @@ SECONDS = 600.0
 NAMESPACE = "containerd-namespace"
 DEFAULT_NAMESPACE = "default"
 
+_FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _MAX_MESSAGE = 16 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPTIONS = (
@@ -57,10 +58,14 @@ class Connection:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self._channel: grpc.aio.Channel | None = None
+        self._stale: list[grpc.aio.Channel] = []
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """The channel, which connects by itself."""
+        """A channel. One that could not connect refuses calls for a while, so a new one takes its place."""
+        if self._channel is not None and self._channel.get_state() is _FAILED:
+            self._stale.append(self._channel)
+            self._channel = None
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(f"unix:{self.peer.address}", options=_OPTIONS)
         return self._channel
@@ -70,6 +75,7 @@ class Connection:
 
         :raises OrlopError: what the peer said; Unavailable where it is not there
         """
+        await self._close_stale()
         call = method(request, timeout=SECONDS, metadata=header(namespace))
         try:
             return await call
@@ -106,8 +112,13 @@ class Connection:
         kind = _CLASSES.get(error.code().name, errors.Internal)
         return kind(f"proxy plugin {self.peer.name}: {said or error.code().name.lower()}")
 
+    async def _close_stale(self) -> None:
+        while self._stale:
+            await self._stale.pop().close(None)
+
     async def aclose(self) -> None:
         """Close the connection."""
+        await self._close_stale()
         if self._channel is not None:
             await self._channel.close(None)
 
