@@ -44,6 +44,16 @@ async def test_pull_tells_what_it_resolved_then_progress_then_the_image(client: 
     assert blobs[-1].state == values.BlobState.UNPACKED
 
 
+async def test_push_tells_what_will_be_pointed_at_then_progress_then_that_it_is(client: orlop.Client) -> None:
+    steps = [step async for step in client.images.push("alpine", "localhost:5000/alpine:1")]
+    assert isinstance(steps[0], values.Resolved)
+    assert isinstance(steps[-1], values.Pushed)
+    assert steps[-1].name == "localhost:5000/alpine:1"
+    assert {type(step) for step in steps[1:-1]} == {values.BlobProgress}
+    with pytest.raises(errors.NotFound):
+        _ = [step async for step in client.images.push("missing")]
+
+
 async def test_leaving_a_pull_cancels_it(client: orlop.Client) -> None:
     pull = client.images.pull("slow")
     async for step in pull:

@@ -43,6 +43,15 @@ class Images:
         plain_http: bool = ...,
         unpack: bool = ...,
     ) -> Generator[values.PullProgress]: ...
+    def push(
+        self,
+        name: str,
+        target: str = ...,
+        *,
+        platform: values.Platform | None = ...,
+        credentials: values.Credentials | None = ...,
+        plain_http: bool = ...,
+    ) -> Generator[values.PushProgress]: ...
     def import_(
         self, archive: Iterable[bytes], *, name: str = ..., snapshotter: str = ..., unpack: bool = ...
     ) -> tuple[values.Image, ...]: ...

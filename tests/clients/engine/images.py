@@ -29,6 +29,16 @@ class Images(Base, images_pb2_grpc.ImageServiceServicer):
         self.world(context).images[request.reference] = image
         yield i.PullResponse(image=image)
 
+    async def Push(self, request: i.PushRequest, context: Any) -> AsyncIterator[i.PushResponse]:
+        self.keep(context, push=request.name, target=request.target, user=request.credentials.username)
+        if request.name == "missing":
+            await self.refuse(context, Refusal(grpc.StatusCode.NOT_FOUND, "missing: no such image"))
+        named = i.PullResolved(name=request.target or request.name, digest=DIGEST, media_type="m")
+        yield i.PushResponse(resolved=named)
+        async for progress in steps(request.name):
+            yield i.PushResponse(progress=progress)
+        yield i.PushResponse(pushed=named)
+
     async def Import(self, request_iterator: Any, context: Any) -> i.ImportResponse:
         options, data = await collect(request_iterator)
         self.keep(context, imported=len(data), name=options.name)
