@@ -296,7 +296,8 @@ class Disk:
 
 _TOP = {
     *("metadata", "events", "lock", "lost+found", "uuid"),
-    *("containers", "content", "differ", "mount_handler", "resolver", "runtime", "snapshotter"),
+    *("containers", "content", "differ", "mount_handler", "resolver", "runtime"),
+    *("snapshotter", "verifier"),
 }
 
 

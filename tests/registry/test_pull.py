@@ -254,7 +254,7 @@ async def test_docker_hub_names_are_completed_before_anything_is_asked(rig: Rig)
     with pytest.raises(InvalidArgument, match="uppercase"):
         await rig.pull("docker.io/library/Alpine")
     with pytest.raises(InvalidArgument, match="no resolver takes"):
-        await rig.pull("oci-layout:/nowhere")
+        await rig.pull("carrier-pigeon:/nowhere")
 
 
 async def test_basic_authentication_takes_credentials_and_shows_them_nowhere(rig: Rig) -> None:
