@@ -287,7 +287,7 @@ def test_cve_2026_55686_a_working_directory_behind_a_symlink_makes_nothing_on_th
     outside.mkdir()
     root.mkdir()
     (root / "work").symlink_to(outside)
-    build(root, image=image(working_dir="/work/made/here"))
+    build(root, image=image(working_dir="/app/made/here"))
     assert list(outside.iterdir()) == []
     assert [each.name for each in root.iterdir()] == ["work"]
 
