@@ -57,10 +57,10 @@ def test_a_container_that_is_killed_from_outside_comes_back(daemon: Daemon, name
 
 
 def test_on_failure_tries_as_often_as_it_may(daemon: Daemon, name: str) -> None:
-    _run(daemon, name, "on-failure:2", "sh", "-c", "echo try; exit 3")
-    _until(lambda: _inspect(daemon, name)["restarts"] == 2 and _inspect(daemon, name)["state"] == "stopped")
+    _run(daemon, name, "on-failure:4", "sh", "-c", "echo try; exit 3")
+    _until(lambda: _inspect(daemon, name)["restarts"] == 4 and _inspect(daemon, name)["state"] == "stopped")
     time.sleep(1)
-    assert daemon.must(daemon.orlop("logs", name)) == "try\n" * 3
+    assert daemon.must(daemon.orlop("logs", name)) == "try\n" * 5
 
 
 def test_on_failure_leaves_a_success_alone(daemon: Daemon, name: str) -> None:

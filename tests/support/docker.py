@@ -60,6 +60,8 @@ def dockerd(containerd: str) -> Iterator[Docker]:
             yield from _serve(folder, space, containerd)
         finally:
             subprocess.run(["ip", "netns", "del", space], check=True)
+            for group in Path("/sys/fs/cgroup").glob(f"*/{space}"):
+                group.rmdir()
             for point in sorted(mounts_under(folder), reverse=True):
                 subprocess.run(["umount", "-l", point], capture_output=True)
 
@@ -70,6 +72,7 @@ def _serve(folder: Path, space: str, containerd: str) -> Iterator[Docker]:
     line = ["nsenter", f"--net=/run/netns/{space}", "dockerd", "--containerd", containerd]
     line += ["--data-root", folder / "root", "--exec-root", folder / "exec", "--pidfile", folder / "pid"]
     line += ["--host", f"unix://{docker.socket}", "--storage-driver", "overlay2"]
+    line += ["--cgroup-parent", f"/{space}"]
     environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     with docker.log.open("wb") as log:
         daemon = subprocess.Popen(line, stdout=log, stderr=log, env=environment, start_new_session=True)

@@ -152,9 +152,7 @@ class ShimRuntime:
         if calls is None:
             await item.bury()
         else:
-            status = await item.status()
-            if status.state is TaskState.STOPPED and status.exit is not None:
-                item.history.end(status.pid, status.exit)  # it ended while no daemon listened
+            await _note_end(item)
         return item
 
     async def _follow(self, item: ForeignTask) -> None:
@@ -173,6 +171,17 @@ class ShimRuntime:
         else:
             item.history.take(envelope)
         return Empty()
+
+
+async def _note_end(item: ForeignTask) -> None:
+    """Tell of an end that came while no daemon listened."""
+    try:
+        status = await item.status()
+    except OrlopError as error:
+        log.warning("the shim of task %s/%s does not say how it is: %s", item.namespace, item.id, error)
+        return
+    if status.state is TaskState.STOPPED and status.exit is not None:
+        item.history.end(status.pid, status.exit)
 
 
 def _container(envelope: Any) -> str:

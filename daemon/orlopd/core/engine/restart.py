@@ -32,20 +32,24 @@ class Restarts:
         self._finder = finder
         self._processes = processes
         self._under_way: set[tuple[str, str]] = set()
+        self._again: set[tuple[str, str]] = set()
 
     async def consider(self, scope: Scope, id: str, *, starting: bool = False) -> None:
         """Start a container that has ended again, if its policy wants it, after a while that doubles."""
         key = (scope.namespace, id)
         if key in self._under_way:
+            self._again.add(key)  # it may have ended while its start was still being noted
             return
         self._under_way.add(key)
         try:
-            while await self._once(scope, id, starting=starting):
-                pass
+            while await self._once(scope, id, starting=starting) or key in self._again:
+                starting = starting and key not in self._again
+                self._again.discard(key)
         except NotFound:
             pass  # removed
         finally:
             self._under_way.discard(key)
+            self._again.discard(key)
 
     async def _once(self, scope: Scope, id: str, *, starting: bool) -> bool:
         """Whether to look again: it was to be started, and could not be."""
