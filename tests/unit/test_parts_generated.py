@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 import tempfile
 import time
@@ -179,11 +180,13 @@ def timeless(shown: dict[str, Any], since: float) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=25, derandomize=True, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=1000 if os.environ.get("ORLOP_PROVE") else 25, phases=[Phase.explicit, Phase.generate])
 @example([[("file", "a/a/a")], [("hide", "a/a"), ("file", "a/a/b")], [("empty", ""), ("folder", "a")]])
 @example([[("file", "a")], [("hide", "a/b")], [("folder", "a"), ("empty", "a")]])
 @example([[("file", "a/a")], [("hide", "a")], [("hide", "a/a")]])
 @example([[("file", "a/a/a")], [("folder", "a"), ("empty", "a")], [("hide", "a/a/a")]])
+@example([[("file", "a")], [("empty", ""), ("hide", "a/b")]])
+@example([[("folder", "a"), ("file", "b")], [("empty", ""), ("hide", "a/a/b"), ("file", "b/a")]])
 @given(STACKS)
 def test_a_stack_shows_the_same_however_it_is_unpacked(workshop: Workshop, stack: Stack) -> None:
     archives, wanted = build(stack)

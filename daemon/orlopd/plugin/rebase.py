@@ -134,17 +134,16 @@ class _Settling:
 
     def run(self) -> None:
         # A directory, below an open folder; its path from the top, which is what the lower layers know it
-        # by; and whether nothing shows through it from below.
+        # by; and whether a directory above it hides all that they have there.
         pending: list[tuple[Folder, str, str, bool]] = [(self._root, "", "", False)]
         searched = not _take(_at(self._root, ""), self._plain)
+        hides_all = _take(_at(self._root, ""), self._opaque)
         while pending:
             folder, path, whole, closed = pending.pop()
             folder, path = folder.near(path)
             here = _at(folder, path)
-            self._keep_time(folder, path, whole)
-            if not whole and _take(here, self._opaque):
-                self._hide_all()
-            closed = closed or (bool(whole) and _has(here, self._opaque))
+            self._keep_time(folder, path, whole, closed)
+            closed = closed or (_has(here, self._opaque) if whole else hides_all)
             for name, info in scan(folder, path) if searched else ():
                 inner, outer = (f"{path}/{name}" if path else name), (f"{whole}/{name}" if whole else name)
                 if stat.S_ISDIR(info.st_mode):
@@ -160,13 +159,15 @@ class _Settling:
                 except OSError as error:
                     if error.errno != errno.ENOTEMPTY:
                         raise
+            if hides_all and folder is self._root and not path:  # last, when it is known what the layer has
+                self._hide_all()
             os.utime(_at(folder, path), ns=(mtime, mtime))
 
-    def _keep_time(self, folder: Folder, path: str, whole: str) -> None:
+    def _keep_time(self, folder: Folder, path: str, whole: str, closed: bool) -> None:
         here = _at(folder, path)
         mtime, needless = os.stat(here).st_mtime_ns, False
         if _take(here, self._implied):
-            below = self._below.directory(whole)
+            below = None if closed else self._below.directory(whole)
             if below is not None:
                 mtime = _copy_attributes(below.fd, here)
             else:
