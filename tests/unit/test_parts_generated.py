@@ -187,6 +187,7 @@ def timeless(shown: dict[str, Any], since: float) -> dict[str, Any]:
 @example([[("file", "a/a/a")], [("folder", "a"), ("empty", "a")], [("hide", "a/a/a")]])
 @example([[("file", "a")], [("empty", ""), ("hide", "a/b")]])
 @example([[("folder", "a"), ("file", "b")], [("empty", ""), ("hide", "a/a/b"), ("file", "b/a")]])
+@example([[("folder", "b")], [("folder", "b/b"), ("empty", "")]])
 @given(STACKS)
 def test_a_stack_shows_the_same_however_it_is_unpacked(workshop: Workshop, stack: Stack) -> None:
     archives, wanted = build(stack)

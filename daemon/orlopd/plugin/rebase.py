@@ -167,11 +167,10 @@ class _Settling:
         here = _at(folder, path)
         mtime, needless = os.stat(here).st_mtime_ns, False
         if _take(here, self._implied):
-            below = None if closed else self._below.directory(whole)
+            below = self._below.directory(whole)
             if below is not None:
                 mtime = _copy_attributes(below.fd, here)
-            else:
-                needless = bool(whole)  # if it was there for whiteouts only
+            needless = bool(whole) and (closed or below is None)  # if it was there for whiteouts only
         self._times.append((folder, path, mtime, needless))
 
     def _hide_all(self) -> None:
