@@ -15,7 +15,7 @@ from orlopd.plugin.errors import (
     OrlopError,
     Unimplemented,
 )
-from orlopd.plugin.snapshots import RebasingSnapshotter, Snapshotter
+from orlopd.plugin.snapshots import TARGET_LABEL, RebasingSnapshotter, Snapshotter
 from orlopd.plugin.values import Labels, SnapshotKind
 
 from . import leases
@@ -26,9 +26,6 @@ from .scope import Scope
 from .shield import shielded
 
 log = logging.getLogger("orlopd.snapshots")
-
-TARGET_LABEL = "containerd.io/snapshot.ref"
-"""On prepare: the name under which a remote snapshotter may have the whole snapshot already."""
 
 _INHERITED_PREFIX = "containerd.io/snapshot/"
 

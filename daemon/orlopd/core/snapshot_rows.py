@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -116,6 +117,17 @@ def remove(conn: Connection, row: Row) -> None:
     """Forget a snapshot and note that its data is to go."""
     _delete(conn, row)
     graph.discard(conn, graph.snapshot_store(row.snapshotter), row.backend_key)
+
+
+def forget(conn: Connection, snapshotter: str, backend_keys: Sequence[str]) -> None:
+    """Forget what the backend has lost, in every namespace, and note that its rests are to go."""
+    for key in backend_keys:
+        found = conn.execute(
+            f"SELECT {_COLUMNS} FROM snapshots WHERE snapshotter = ? AND backend_key = ?", (snapshotter, key)
+        )
+        for row in list(readable(_row, found)):
+            _delete(conn, row)
+        graph.discard(conn, graph.snapshot_store(snapshotter), key)
 
 
 def _delete(conn: Connection, row: Row) -> None:

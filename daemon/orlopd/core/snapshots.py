@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orlopd.plugin.errors import InvalidArgument, NotFound
-from orlopd.plugin.snapshots import Snapshotter
+from orlopd.plugin.snapshots import TARGET_LABEL, Snapshotter
 
 from .db import Database
 from .events import EventBus
 from .gc import Collector
 from .parts import Catalog
-from .snapshotter import TARGET_LABEL, NamespacedSnapshotter
+from .snapshotter import NamespacedSnapshotter
 
 __all__ = ["TARGET_LABEL", "NamespacedSnapshotter", "Snapshots"]
 
@@ -67,6 +67,7 @@ class Snapshots:
         return ""
 
     async def recover(self) -> None:
-        """Finish or undo the commits that an earlier daemon left half done. Call before anything else."""
+        """Finish or undo the commits that an earlier daemon left half done, and forget what a crash of the
+        machine took. Call before anything else."""
         for snapshotter in self._named.values():
             await snapshotter.recover()

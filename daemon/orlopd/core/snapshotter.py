@@ -15,7 +15,7 @@ from orlopd.plugin.errors import (
     InvalidArgument,
     NotFound,
 )
-from orlopd.plugin.snapshots import Snapshotter, rebases
+from orlopd.plugin.snapshots import TARGET_LABEL, RecoveringSnapshotter, Snapshotter, rebases
 from orlopd.plugin.values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage, now
 
 from . import graph, leases
@@ -30,7 +30,7 @@ from .masks import select
 from .namespaces import ensure
 from .scope import Scope
 from .shield import shielded
-from .snapshot_commits import TARGET_LABEL, Commits, exists, inherited, is_inherited, no_parent
+from .snapshot_commits import Commits, exists, inherited, is_inherited, no_parent
 
 log = logging.getLogger("orlopd.snapshots")
 
@@ -317,6 +317,15 @@ class NamespacedSnapshotter:
     async def recover(self) -> None:
         """See :meth:`Snapshots.recover`."""
         await self._commits.recover()
+        lost = await self._backend.lost() if isinstance(self._backend, RecoveringSnapshotter) else ()
+        if lost:
+            log.warning(
+                "%d snapshots of %s were not on the disk yet when the machine went down; "
+                "layers are unpacked again when they are needed",
+                len(lost),
+                self.name,
+            )
+            await self._db.write(lambda conn: rows.forget(conn, self.name, lost))
 
     async def _get(self, scope: Scope, key: str) -> rows.Row:
         return await self._db.read(lambda conn: rows.get(conn, scope.namespace, self.name, key))

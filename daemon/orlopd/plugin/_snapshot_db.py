@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from .errors import (
 from .files import disk_full, disk_is_full
 from .values import Labels, SnapshotInfo, SnapshotKind, Usage
 
-_VERSION = 2
+_VERSION = 3
 _PAGE = 500
 _SCHEMA = """
 CREATE TABLE snapshots (
@@ -49,6 +49,11 @@ ALTER TABLE snapshots ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 UPDATE snapshots SET rank = id;
 CREATE INDEX snapshots_by_rank ON snapshots (rank);
 """,
+    # 3: what a committed one has until it is on the disk, see _snapshot_sync.
+    """
+ALTER TABLE snapshots ADD COLUMN unsynced TEXT;
+CREATE INDEX snapshots_unsynced ON snapshots (unsynced) WHERE unsynced IS NOT NULL;
+""",
 )
 _NEXT_RANK = "(SELECT COALESCE(MAX(rank), 0) + 1 FROM snapshots)"
 _ROWS = """
@@ -61,6 +66,17 @@ WITH RECURSIVE chain (id, parent, depth) AS (
     UNION ALL SELECT s.id, s.parent, depth + 1 FROM snapshots s JOIN chain ON s.id = chain.parent
 )
 SELECT id FROM chain ORDER BY depth
+"""
+_MARKS = _CHAIN.replace(
+    "SELECT id FROM chain ORDER BY depth",
+    "SELECT DISTINCT unsynced FROM chain JOIN snapshots USING (id) WHERE unsynced IS NOT NULL",
+)
+_LOST = """
+WITH RECURSIVE lost (id) AS (
+    SELECT id FROM snapshots WHERE unsynced IS NOT NULL AND unsynced <> ?
+    UNION SELECT s.id FROM snapshots s JOIN lost ON s.parent = lost.id
+)
+SELECT key FROM snapshots JOIN lost USING (id) ORDER BY rank DESC
 """
 
 
@@ -221,9 +237,37 @@ class SnapshotDatabase:
             )
         return self.get(key)
 
-    def commit(self, row: Row, name: str, labels: Labels, usage: Usage, parent: int | None) -> None:
+    def unsynced(self, mark: str) -> list[int]:
+        """The ids of those with this mark."""
+        return [each for (each,) in self._all("SELECT id FROM snapshots WHERE unsynced = ?", mark)]
+
+    def unsynced_but(self, mark: str) -> list[str]:
+        """The keys of those with another mark, and of all that was made on them; children first."""
+        return [each for (each,) in self._all(_LOST, mark)]
+
+    def marks(self, id: int | None) -> set[str]:
+        """The marks of ``id`` and of what is below it."""
+        return {each for (each,) in self._all(_MARKS, id)} if id else set()
+
+    def set_unsynced(self, ids: Sequence[int], mark: str | None) -> None:
+        """Mark snapshots, or take the mark away."""
+        with self._transaction() as change:
+            change.executemany(
+                "UPDATE snapshots SET unsynced = ? WHERE id = ?", [(mark, each) for each in ids]
+            )
+
+    def commit(
+        self,
+        row: Row,
+        name: str,
+        labels: Labels,
+        usage: Usage,
+        parent: int | None,
+        unsynced: str | None = None,
+    ) -> None:
         """
         :param parent: the new parent, where it gets one
+        :param unsynced: its mark, where its files may not be on the disk yet
         :raises AlreadyExists: ``name`` is taken
         :raises NotFound: the active snapshot is gone"""
         now = _now()
@@ -232,10 +276,10 @@ class SnapshotDatabase:
             with self._transaction() as change:
                 done = change.execute(
                     "UPDATE snapshots SET key = ?, kind = ?, labels = ?, created = ?, updated = ?,"
-                    f" inodes = ?, size = ?{moved} WHERE id = ? AND key = ? AND kind = ?",
+                    f" inodes = ?, size = ?, unsynced = ?{moved} WHERE id = ? AND key = ? AND kind = ?",
                     (
                         *(name, SnapshotKind.COMMITTED.value, _labels(labels), now, now),
-                        *(usage.inodes, usage.size, *(() if parent is None else (parent,))),
+                        *(usage.inodes, usage.size, unsynced, *(() if parent is None else (parent,))),
                         *(row.id, row.key, SnapshotKind.ACTIVE.value),
                     ),
                 )

@@ -26,6 +26,10 @@ from typing import Protocol, runtime_checkable
 
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, Usage
 
+TARGET_LABEL = "containerd.io/snapshot.ref"
+"""On prepare: the snapshot is for unpacking a layer, and its value the name of what will be committed. A
+remote snapshotter may have that already. What is unpacked so can be unpacked again."""
+
 REBASE_LABEL = "containerd.io/snapshot/rebase"
 """On prepare, without a parent and with any value: the snapshot will be committed onto a parent. A
 snapshotter that stacks overlays then says to mount an overlay with an upper directory and no lower one, which
@@ -126,6 +130,20 @@ REBASE = "rebase"
 def rebases(snapshotter: Snapshotter) -> bool:
     """Whether a snapshot may get its parent at commit."""
     return isinstance(snapshotter, RebasingSnapshotter) and snapshotter.rebases
+
+
+@runtime_checkable
+class RecoveringSnapshotter(Snapshotter, Protocol):
+    """A snapshotter that writes layers to the disk behind their commit, for hosts that ask what got lost."""
+
+    async def lost(self) -> Sequence[str]:
+        """The snapshots that a crash of the machine may have left incomplete, children first.
+
+        A host calls it once, before anything else, and forgets and removes them. Only from then on
+        may a commit return before the layer is on the disk, if the snapshot was prepared with
+        :data:`TARGET_LABEL`. No snapshot that was prepared without it is ever lost.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

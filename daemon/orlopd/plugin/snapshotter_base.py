@@ -33,8 +33,10 @@ from typing import TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from ._snapshot_db import Row, SnapshotDatabase
+from ._snapshot_sync import Behind
 from .errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -44,11 +46,12 @@ from .errors import (
     Unimplemented,
 )
 from .files import disk_usage, explain, remove_tree, spread_folder, sync_filesystem, sync_folder
-from .snapshots import SnapshotFault
+from .snapshots import TARGET_LABEL, SnapshotFault
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 
 T = TypeVar("T")
 _THREADS = 16
+_QUIET_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -92,11 +95,24 @@ class SnapshotterBase:
         self._pinned: Counter[int] = Counter()
         self._dropping: set[Path] = set()
         self._limiter: anyio.CapacityLimiter | None = None
+        self._behind: Behind | None = None
+        self._tasks: TaskGroup | None = None
+        self._trusted = False
+        self._late = 0
         # A number whose snapshot was never recorded may be in use as a folder's name all the same.
         there = (*self._folder.iterdir(), *self._trash.iterdir())
         folders = [int(path.name) for path in there if path.name.isdecimal()]
         self._last = max([self._db.last_id(), *folders])
         self._discard_orphans()
+
+    def sync_behind(self, state: Path, tasks: TaskGroup) -> None:
+        """Write layers to the disk behind their commit, if the host asks for what got :meth:`lost`.
+
+        :param state: a folder that a reboot empties (``context.state``)
+        :param tasks: owner of the writing (``context.tasks``)
+        """
+        self._behind = Behind(self._db, self._folder, state)
+        self._tasks = tasks
 
     # What a subclass says.
 
@@ -180,10 +196,22 @@ class SnapshotterBase:
         return await self._run(lambda: self._create(SnapshotKind.VIEW, key, parent, labels))
 
     async def commit(self, name: str, key: str, labels: Labels = NO_LABELS) -> None:
-        await self._run(lambda: self._commit(name, key, "", labels))
+        await self.commit_onto(name, key, "", labels)
 
     async def commit_onto(self, name: str, key: str, parent: str, labels: Labels = NO_LABELS) -> None:
-        await self._run(lambda: self._commit(name, key, parent, labels))
+        late = await self._run(lambda: self._commit(name, key, parent, labels))
+        if late:
+            self._late += 1
+            if self._late == 1 and self._tasks is not None:
+                self._tasks.start_soon(self._catch_up)
+
+    async def lost(self) -> Sequence[str]:
+        def job() -> Sequence[str]:
+            return self._behind.lost() if self._behind else self._db.unsynced_but("")
+
+        found = await self._run(job)
+        self._trusted = True
+        return found
 
     async def remove(self, key: str) -> None:
         await self._run(lambda: self._remove(key))
@@ -235,6 +263,8 @@ class SnapshotterBase:
 
     def close(self) -> None:
         """Called when the daemon stops. What it overrides calls this one at last."""
+        if self._behind:
+            self._settle(self._behind)
         self._db.close()
 
     async def aclose(self) -> None:
@@ -247,6 +277,23 @@ class SnapshotterBase:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(_THREADS)
         return await anyio.to_thread.run_sync(job, limiter=self._limiter)
+
+    async def _catch_up(self) -> None:
+        """Sync when no layer has come for a while: that is the least work, and in nobody's way."""
+        assert self._behind is not None
+        while self._late:
+            seen = self._late
+            await anyio.sleep(_QUIET_SECONDS)
+            if self._late == seen:
+                self._late = 0
+                await self._run(functools.partial(self._settle, self._behind))
+
+    @staticmethod
+    def _settle(behind: Behind) -> None:
+        try:
+            behind.settle()
+        except OrlopError as error:
+            _log.error("%s", error.message)
 
     def _path(self, id: int) -> Path:
         return self._folder / str(id)
@@ -266,11 +313,14 @@ class SnapshotterBase:
             self._making.add(number)
             if parent_id:
                 self._pinned[parent_id] += 1
+        layer = kind is SnapshotKind.ACTIVE and TARGET_LABEL in labels
         path = self._path(number)
         parents = tuple(self._path(each) for each in self._db.chain(parent_id))
         snapshot = Snapshot(number, key, kind, path, parents, labels)
         try:
             with _explained(f"cannot make snapshot {key!r}"):
+                if self._behind:
+                    self._behind.prepare(parent_id, layer=layer)
                 path.mkdir(mode=0o700)
                 self.make(snapshot)
                 sync_folder(path)
@@ -299,7 +349,7 @@ class SnapshotterBase:
             )
         return row.id
 
-    def _commit(self, name: str, key: str, parent: str, labels: Labels) -> None:
+    def _commit(self, name: str, key: str, parent: str, labels: Labels) -> bool:
         if not name:
             raise InvalidArgument(f"committing snapshot {key!r} needs a name")
         row = self._db.get(key)
@@ -311,8 +361,7 @@ class SnapshotterBase:
         if name != key:
             self._db.check_free(name)
         if not parent or parent == row.parent:
-            self._freeze(row, name, labels, None)
-            return
+            return self._freeze(row, name, labels, None)
         if row.parent:
             raise InvalidArgument(
                 f"cannot commit snapshot {key!r} onto {parent!r}: it was made on {row.parent!r}",
@@ -329,12 +378,14 @@ class SnapshotterBase:
             assert parent_id is not None
             self._pinned[parent_id] += 1
         try:
-            self._freeze(row, name, labels, parent_id)
+            return self._freeze(row, name, labels, parent_id)
         finally:
             with self._lock:
                 self._pinned[parent_id] -= 1
 
-    def _freeze(self, row: Row, name: str, labels: Labels, parent_id: int | None) -> None:
+    def _freeze(self, row: Row, name: str, labels: Labels, parent_id: int | None) -> bool:
+        """Commit; whether it is still to be brought to the disk."""
+        late = self._behind is not None and self._trusted and TARGET_LABEL in row.labels
         snapshot = replace(self._snapshot(row), labels=labels)
         with _explained(f"cannot commit snapshot {row.key!r}"):
             if parent_id is not None:
@@ -343,10 +394,14 @@ class SnapshotterBase:
                 self.rebase(snapshot)
             self.seal(snapshot)
             usage = self.measure(snapshot)
-            # Whoever filled it may have left it in memory; a committed snapshot is a promise.
-            sync_filesystem(snapshot.path)
-        self._db.commit(row, name, labels, usage, parent_id)
+            # Whoever filled it may have left it in memory; a committed snapshot is a promise, and so is all
+            # below it.
+            if not late and not (self._behind and self._behind.settle()):
+                sync_filesystem(snapshot.path)
+        mark = self._behind.mark if late and self._behind else None
+        self._db.commit(row, name, labels, usage, parent_id, mark)
         self._tidy(snapshot)
+        return late
 
     def _tidy(self, snapshot: Snapshot) -> None:
         try:

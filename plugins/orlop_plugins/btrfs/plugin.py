@@ -18,7 +18,12 @@ from .snapshotter import BtrfsSnapshotter
 
 
 async def _open(context: Context) -> Snapshotter:
-    return await anyio.to_thread.run_sync(BtrfsSnapshotter, context.root)
+    def make() -> Snapshotter:
+        snapshotter = BtrfsSnapshotter(context.root)
+        snapshotter.sync_behind(context.state, context.tasks)
+        return snapshotter
+
+    return await anyio.to_thread.run_sync(make)
 
 
 def probe(root: Path) -> None:

@@ -44,9 +44,11 @@ def _options(config: OverlayConfig) -> tuple[str, ...]:
 
 
 async def _open(context: Context) -> Snapshotter:
-    def make() -> Snapshotter:
+    def make() -> OverlaySnapshotter:
         options = (*overlay_options(), *_options(context.config))
-        return OverlaySnapshotter(context.root, options, volatile=context.config.volatile)
+        snapshotter = OverlaySnapshotter(context.root, options, volatile=context.config.volatile)
+        snapshotter.sync_behind(context.state, context.tasks)
+        return snapshotter
 
     return await anyio.to_thread.run_sync(make)
 

@@ -12,7 +12,12 @@ from .snapshotter import VfsSnapshotter
 
 
 async def _open(context: Context) -> Snapshotter:
-    return await anyio.to_thread.run_sync(VfsSnapshotter, context.root)
+    def make() -> Snapshotter:
+        snapshotter = VfsSnapshotter(context.root)
+        snapshotter.sync_behind(context.state, context.tasks)
+        return snapshotter
+
+    return await anyio.to_thread.run_sync(make)
 
 
 @hookimpl

@@ -1,0 +1,190 @@
+"""Layers reach the disk behind their commit: what a power cut then takes is told, and nothing else goes."""
+
+from __future__ import annotations
+
+import operator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
+from orlopd.plugin._snapshot_sync import Behind
+from orlopd.plugin.errors import DataLoss
+from orlopd.plugin.snapshots import TARGET_LABEL
+from orlopd.plugin.values import Mount
+from tests.support.daemon import Daemon, eventually, processes_naming
+from tests.support.images import make_image, text_layer
+from tests.support.registry import Registry, registry
+
+from .disks import Ext4
+
+pytestmark = pytest.mark.anyio
+
+BYTES = b"all of it" * 5000
+LAYER = {TARGET_LABEL: "name"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Ext4]:
+    with Ext4(tmp_path / "disk", tmp_path / "root", 64) as disk:
+        yield disk
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A folder that a reboot empties."""
+    (tmp_path / "state").mkdir()
+    return tmp_path / "state"
+
+
+@asynccontextmanager
+async def opened(disk: Ext4, state: Path) -> AsyncIterator[OverlaySnapshotter]:
+    part = OverlaySnapshotter(disk.point)
+    try:
+        async with anyio.create_task_group() as tasks:
+            part.sync_behind(state, tasks)
+            yield part
+            tasks.cancel_scope.cancel()
+    finally:
+        await part.aclose()
+
+
+def reboot(disk: Ext4, state: Path) -> None:
+    disk.mend()
+    shutil.rmtree(state)
+    state.mkdir()
+
+
+def upper(mounts: list[Mount] | tuple[Mount, ...]) -> Path:
+    """Where a snapshot's own files go."""
+    [mount] = mounts
+    found = [each.partition("=")[2] for each in mount.options if each.startswith("upperdir=")]
+    return Path(found[0] if found else mount.source)
+
+
+async def layer(part: OverlaySnapshotter, name: str, parent: str = "") -> None:
+    folder = upper(tuple(await part.prepare(f"extract {name}", parent, LAYER)))
+    (folder / name).write_bytes(BYTES)
+    await part.commit(name, f"extract {name}", LAYER)
+
+
+async def test_a_layer_that_was_in_memory_only_is_told_lost_with_what_is_on_it(
+    disk: Ext4, state: Path
+) -> None:
+    async with opened(disk, state) as part:
+        assert await part.lost() == []
+        await layer(part, "base")
+        await layer(part, "top", "base")
+        await part.prepare("extract next", "top", LAYER)
+        disk.cut()
+    reboot(disk, state)
+    async with opened(disk, state) as part:
+        assert await part.lost() == ["extract next", "top", "base"]
+        with pytest.raises(DataLoss, match="not written to the disk"):
+            await part.prepare("box", "top")
+        for key in await part.lost():
+            await part.remove(key)
+        await layer(part, "base")
+        assert await part.lost() == []
+
+
+async def test_a_daemon_that_died_has_lost_no_layer(disk: Ext4, state: Path) -> None:
+    async with opened(disk, state) as part:
+        await part.lost()
+        await layer(part, "base")
+        async with opened(disk, state) as next_one:
+            assert await next_one.lost() == []
+            assert (await next_one.stat("base")).name == "base"
+
+
+async def test_a_container_stands_on_the_disk(disk: Ext4, state: Path) -> None:
+    async with opened(disk, state) as part:
+        await part.lost()
+        await layer(part, "base")
+        await layer(part, "top", "base")
+        await part.prepare("box", "top")
+        disk.cut()
+    reboot(disk, state)
+    async with opened(disk, state) as part:
+        assert await part.lost() == []
+        [view] = await part.view("view", "base")
+        assert (Path(view.source) / "base").read_bytes() == BYTES
+
+
+async def test_what_is_no_layer_is_on_the_disk_with_all_below_it(disk: Ext4, state: Path) -> None:
+    async with opened(disk, state) as part:
+        await part.lost()
+        await layer(part, "base")
+        folder = upper(tuple(await part.prepare("box", "base")))
+        (folder / "made").write_bytes(BYTES)
+        await part.commit("kept", "box")
+        await layer(part, "other")
+        disk.cut()
+    reboot(disk, state)
+    async with opened(disk, state) as part:
+        assert await part.lost() == ["other"]
+        found = upper(tuple(await part.prepare("again", "kept"))).parent.parent
+        assert [each.read_bytes() for each in found.glob("*/fs/made")] == [BYTES]
+
+
+@pytest.mark.parametrize("how", ["stop", "wait"])
+async def test_layers_come_to_the_disk_by_themselves(disk: Ext4, state: Path, how: str) -> None:
+    async with opened(disk, state) as part:
+        await part.lost()
+        await layer(part, "base")
+        if how == "wait":
+            mark = Behind(part._db, disk.point, state).mark
+            await anyio.to_thread.run_sync(eventually, lambda: part._db.unsynced(mark), operator.not_, 30)
+            disk.cut()
+    if how == "stop":
+        disk.cut()
+    reboot(disk, state)
+    async with opened(disk, state) as part:
+        assert await part.lost() == []
+
+
+async def test_a_host_that_does_not_ask_has_its_layers_on_the_disk(disk: Ext4, state: Path) -> None:
+    async with opened(disk, state) as part:
+        await layer(part, "base")
+        disk.cut()
+    reboot(disk, state)
+    async with opened(disk, state) as part:
+        assert await part.lost() == []
+        [view] = await part.view("view", "base")
+        assert (Path(view.source) / "base").read_bytes() == BYTES
+
+
+def test_an_image_that_was_not_on_the_disk_is_unpacked_again(tmp_path: Path) -> None:
+    image = make_image([text_layer("one", "1" * 50_000), text_layer("two", "2" * 50_000)])
+    daemon = Daemon()
+    try:
+        with registry() as server, Ext4(tmp_path / "disk", daemon.root, 128) as disk:
+            reference = Registry.push(server, "box:latest", image)
+            daemon.start()
+            daemon.must(daemon.orlop("pull", "-q", reference))
+            disk.cut()
+            daemon.kill9()
+            eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 10)
+            disk.mend()
+            shutil.rmtree(daemon.state)
+            daemon.start()
+            assert "not on the disk yet" in daemon.log
+            daemon.must(daemon.orlop("system", "fsck"))
+            # Its content is there: nothing but the unpacking is done again.
+            daemon.must(daemon.ctr("snapshots", "ls"))
+            daemon.must(daemon.orlop("pull", "-q", reference))
+            assert daemon.must(daemon.ctr("snapshots", "ls")).count("Committed") == 2
+            daemon.stop()
+            eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 10)
+    finally:
+        daemon.remove()
