@@ -1,8 +1,8 @@
 """What changed between two trees, as a layer.
 
 The rules for what counts as changed are containerd's, so that a layer made here has what one made there has:
-a directory by owner, mode and attributes; anything else by size and time as well, and by content where the
-time is in whole seconds, which an unpacked archive's often is.
+by owner, mode, time and attributes; a file by size as well, and by content where the time is in whole seconds,
+which an unpacked archive's often is, or where an overlay copied the file up, which it does to change it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from orlopd.plugin.errors import FailedPrecondition
 from orlopd.plugin.files import Folder, scan
 
-from .headers import REG, SYMLINK, Entry
+from .headers import REG, SYMLINK, Entry, show
 from .streams import CHUNK
-from .tree import OVERLAY_XATTRS, RESERVED_XATTRS
+from .tree import HOST_XATTRS, OVERLAY_XATTRS, RESERVED_XATTRS
+from .whiteouts import WHITEOUT
 from .writer import TarWriter, entry_of, hard_link, sparse_map
 
 _NANO = 1_000_000_000
@@ -43,7 +44,9 @@ class _Place:
         os.fchdir(self.folder.fd)
         path = self.path or "."
         names = sorted(
-            name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith(RESERVED_XATTRS)
+            name
+            for name in os.listxattr(path, follow_symlinks=False)
+            if not name.startswith(RESERVED_XATTRS) and name not in HOST_XATTRS
         )
         return [(os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in names]
 
@@ -110,9 +113,10 @@ class Changes:
                         _write(archive, parent.named, parent.place, written)
                 if place is None:
                     folder, _, name = change.named.rpartition(b"/")
-                    gone = folder + b"/.wh." + name if folder else b".wh." + name
+                    gone = folder + b"/" + WHITEOUT + name if folder else WHITEOUT + name
                     archive.header(Entry(gone, REG))
                 else:
+                    _check_name(change.named)
                     _write(archive, change.named, place, written)
                 report(archive.count)
             if is_dir:
@@ -157,7 +161,16 @@ class Changes:
                 continue  # an archive has no word for it
             if before is not None and stat.S_IFMT(before.info.st_mode) != stat.S_IFMT(after.info.st_mode):
                 before = None
-            yield _Change(named, after, before is None or _differs(before, after)), before
+            yield _Change(named, after, before is None or _differs(before, after, read=self._bare)), before
+
+
+def _check_name(name: bytes) -> None:
+    if name.rpartition(b"/")[2].startswith(WHITEOUT):
+        raise FailedPrecondition(
+            f"{show(name)} cannot go into a layer: names that begin with .wh. hide others there",
+            reason="RESERVED_NAME",
+            hint="rename or remove it (OCI image-spec, layer.md#whiteouts)",
+        )
 
 
 def _inode(info: os.stat_result) -> tuple[int, int]:
@@ -168,14 +181,16 @@ def _is_whiteout(info: os.stat_result) -> bool:
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
-def _differs(old: _Place, new: _Place) -> bool:
+def _differs(old: _Place, new: _Place, *, read: bool) -> bool:
     a, b = old.info, new.info
     if (a.st_mode, a.st_uid, a.st_gid, a.st_rdev) != (b.st_mode, b.st_uid, b.st_gid, b.st_rdev):
         return True
+    if a.st_mtime_ns != b.st_mtime_ns:
+        return True
     if not stat.S_ISDIR(a.st_mode):
-        if a.st_size != b.st_size or a.st_mtime_ns != b.st_mtime_ns:
+        if a.st_size != b.st_size:
             return True
-        if a.st_mtime_ns % _NANO == 0:
+        if read or a.st_mtime_ns % _NANO == 0:
             if stat.S_ISLNK(a.st_mode) and old.target() != new.target():
                 return True
             if stat.S_ISREG(a.st_mode) and not _same_content(old, new):

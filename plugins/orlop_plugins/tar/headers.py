@@ -23,7 +23,7 @@ _KNOWN = frozenset((REG, LINK, SYMLINK, CHAR, DEVICE, DIRECTORY, FIFO))
 _ZERO = bytes(BLOCK)
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _INT64 = (1 << 63) - 1
-_XATTR = b"SCHILY.xattr."
+XATTR = b"SCHILY.xattr."
 _NANO = 1_000_000_000
 
 
@@ -98,6 +98,17 @@ def parse_pax(data: bytes) -> list[tuple[bytes, bytes]]:
         records.append((key, value))
         at = end
     return records
+
+
+def encode_xattr(name: bytes) -> bytes:
+    """An attribute's name, fit for a pax key, which has no equals sign; GNU tar's way (xattrs.c)."""
+    if b"=" in name or b"%3D" in name or b"%25" in name:
+        return name.replace(b"%", b"%25").replace(b"=", b"%3D")
+    return name  # so that readers which do not know about it see most names as they are
+
+
+def _decode_xattr(text: bytes) -> bytes:
+    return text.replace(b"%3D", b"=").replace(b"%25", b"%")
 
 
 def _decimal(text: bytes, what: str) -> int:
@@ -260,8 +271,8 @@ class TarReader:
                 entry.gid = _decimal(value, "a group of")
             elif key == b"mtime":
                 entry.mtime_ns = parse_time(value)
-            elif key.startswith(_XATTR):
-                entry.xattrs.append((key[len(_XATTR) :], value))
+            elif key.startswith(XATTR):
+                entry.xattrs.append((_decode_xattr(key[len(XATTR) :]), value))
         if any(key.startswith(b"GNU.sparse.") for key in pax):
             entry.name = pax.get(b"GNU.sparse.name", entry.name)
             if b"GNU.sparse.offset" in pax:

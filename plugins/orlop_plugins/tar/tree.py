@@ -29,6 +29,8 @@ T = TypeVar("T")
 OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 RESERVED_XATTRS = (*OVERLAY_XATTRS, "trusted.orlop.", "user.orlop.")
 """What never is of an archive, and never goes into one: how the names of such attributes begin."""
+HOST_XATTRS = frozenset({"security.selinux", "security.ima", "security.evm", "security.SMACK64"})
+"""What a machine's policy puts on files. It is not of the tree, and means nothing on another machine."""
 _LINKS = 40
 _REMEMBERED = 10_000
 

@@ -18,7 +18,8 @@ from .tree import Tree, Whiteouts
 # Paths are bytes, as archives have them.
 # ruff: noqa: PTH120, PTH208
 
-_PREFIX = b".wh."
+WHITEOUT = b".wh."
+"""How the names of whiteouts begin."""
 _OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."
 
@@ -46,12 +47,12 @@ class Hider:
 
     def takes(self, parent: bytes, base: bytes) -> bool:
         """Carry out the entry ``base`` in ``parent`` if it is a whiteout, and say whether it is."""
-        if self._tree.whiteouts is Whiteouts.NONE or not base.startswith(_PREFIX):
+        if self._tree.whiteouts is Whiteouts.NONE or not base.startswith(WHITEOUT):
             return False
         if base == _OPAQUE:
             self._opaque(parent)
         elif not base.startswith(_AUFS):  # aufs's own records
-            self._hide(parent, base[len(_PREFIX) :])
+            self._hide(parent, base[len(WHITEOUT) :])
         return True
 
     def finish(self) -> None:
@@ -85,7 +86,7 @@ class Hider:
 
     def _hide(self, parent: bytes, name: bytes) -> None:
         if name in (b"", b".", b".."):
-            raise malformed(f"whiteout {show(_PREFIX + name)} in {show(parent)} names no file")
+            raise malformed(f"whiteout {show(WHITEOUT + name)} in {show(parent)} names no file")
         path = parent.rstrip(b"/") + b"/" + name
         if self._tree.whiteouts is Whiteouts.DELETE:
             self._delete(path)

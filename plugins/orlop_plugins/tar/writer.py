@@ -10,7 +10,19 @@ from typing import Protocol
 import zstandard
 from isal import isal_zlib
 
-from .headers import BLOCK, CHAR, DEVICE, DIRECTORY, FIFO, LINK, REG, SYMLINK, Entry
+from .headers import (
+    BLOCK,
+    CHAR,
+    DEVICE,
+    DIRECTORY,
+    FIFO,
+    LINK,
+    REG,
+    SYMLINK,
+    XATTR,
+    Entry,
+    encode_xattr,
+)
 from .streams import CHUNK, write_all
 
 _NANO = 1_000_000_000
@@ -129,7 +141,7 @@ def sparse_map(pieces: list[tuple[int, int]]) -> bytes:
 
 
 def _headers(entry: Entry) -> bytes:
-    pax: dict[bytes, bytes] = {b"SCHILY.xattr." + name: value for name, value in entry.xattrs}
+    pax: dict[bytes, bytes] = {XATTR + encode_xattr(name): value for name, value in entry.xattrs}
     name, link, size = entry.name, entry.link, entry.size
     if entry.pieces is not None:
         pax[b"GNU.sparse.major"], pax[b"GNU.sparse.minor"] = b"1", b"0"
