@@ -114,10 +114,10 @@ def steps(*whats: str) -> st.SearchStrategy[Step]:
     )
 
 
-MAKING = ["folder", "folder", "fifo", "char", "block", "link", "link"]
+MAKING = ["folder", "folder", "fifo", "char", "block", "link", "link", "file", "symlink"]
 CHANGING = ["remove", "remove", "attributes", "append", "rename", "touch", "anew"]
-TREES = st.lists(steps(*MAKING), max_size=12)
-CHANGES = st.lists(steps(*MAKING, *CHANGING, *CHANGING), max_size=8)
+TREES = st.lists(steps(*MAKING[:-2]), max_size=12)
+CHANGES = st.lists(steps(*MAKING[:-2], *CHANGING, *CHANGING), max_size=8)
 
 
 class Tree:
@@ -130,8 +130,18 @@ class Tree:
     def do(self, steps: Sequence[Step]) -> None:
         for step in steps:
             self._count += 1
-            with contextlib.suppress(FileNotFoundError):
+            if step.what in MAKING or self._has(step.path):
                 self._step(step, self._root + b"/" + step.path)
+
+    def _has(self, name: bytes) -> bool:
+        """Whether it is there, not through a symlink."""
+        path = self._root
+        *parents, last = name.split(b"/")
+        for part in parents:
+            path += b"/" + part
+            if not os.path.lexists(path) or not stat.S_ISDIR(os.lstat(path).st_mode):
+                return False
+        return os.path.lexists(path + b"/" + last)
 
     def _step(self, step: Step, path: bytes) -> None:
         if step.what == "remove":
@@ -150,20 +160,21 @@ class Tree:
                 os.mkdir(path)
                 self._attributes(path, step.attributes)
         elif step.what == "rename":
-            os.lstat(path)
-            with contextlib.suppress(OSError):  # into itself; a directory of the layers below
-                os.rename(path, self._place(step.other))
+            if not (step.other + b"/").startswith(step.path + b"/") and not step.path.startswith(step.other + b"/"):
+                with contextlib.suppress(OSError):  # EXDEV: a directory of the layers below
+                    os.rename(path, self._place(step.other))
         else:
             self._make(step, path)
 
     def _make(self, step: Step, path: bytes) -> None:
         if step.what == "link":
             target = self._root + b"/" + step.other
-            if stat.S_ISDIR(os.lstat(target).st_mode) or (step.other + b"/").startswith(step.path + b"/"):
+            if not self._has(step.other) or stat.S_ISDIR(os.lstat(target).st_mode):
+                return
+            if (step.path + b"/").startswith(step.other + b"/") or step.other.startswith(step.path + b"/"):
                 return
             self._place(step.path)
-            if os.path.lexists(target):
-                os.link(target, path, follow_symlinks=False)
+            os.link(target, path, follow_symlinks=False)
             return
         self._place(step.path)
         if step.what == "folder":
@@ -282,6 +293,10 @@ FILE, OTHER = Attributes(), Attributes(mode=0o4755, uid=5, seconds=-3, whole=Fal
 @example([Step("file", b"a", b"1"), Step("link", b"b", b"a")], [Step("attributes", b"a", attributes=OTHER)])
 @example([Step("file", b"a", b"1"), Step("link", b"b", b"a")], [Step("link", b"c", b"a"), Step("remove", b"a")])
 @example([Step("folder", b"a"), Step("file", b"a/b", b"1")], [Step("file", b"a", b"2"), Step("file", b"a/c", b"3")])
+@example(  # what a directory had before it was made anew is not kept
+    [Step("folder", b"a/a", attributes=Attributes(xattrs=((b"user.empty", b""),)))],
+    [Step("file", b"a"), Step("folder", b"a/a/a")],
+)
 @given(TREES, CHANGES)
 def test_a_layer_applied_again_gives_the_tree_it_was_made_of(
     workshop: Workshop, making: list[Step], changing: list[Step]

@@ -7,6 +7,7 @@ what is there and never writes through it, and nothing of an entry is applied to
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -21,7 +22,7 @@ from orlopd.plugin.errors import (
 
 from .headers import CHAR, DIRECTORY, FIFO, LINK, REG, SYMLINK, Entry, TarReader, malformed, show
 from .streams import write_all
-from .tree import RESERVED_XATTRS, Tree
+from .tree import HOST_XATTRS, RESERVED_XATTRS, Tree, Whiteouts
 from .whiteouts import Hider
 
 # Paths are bytes, as archives have them.
@@ -32,6 +33,7 @@ _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 _MAX_TIME = (1 << 63) - 1
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESERVED_XATTRS = tuple(map(os.fsencode, RESERVED_XATTRS))
+_HOST_XATTRS = frozenset(map(os.fsencode, HOST_XATTRS))
 _ARCHIVE_FAULTS = {
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENOENT, errno.EEXIST),
     *(errno.EMLINK, errno.ERANGE, errno.E2BIG, errno.ENOTEMPTY, errno.EFBIG),
@@ -74,6 +76,7 @@ class Applier:
             if entry.type != DIRECTORY:
                 raise malformed(f"entry {show(entry.name)} would replace the root directory")
             self._tree.own(b"/")
+            self._bare(b"/", entry)
             self._attributes(b"/", entry)
             return
         parent = b"/" + b"/".join(parts[:-1])
@@ -84,7 +87,8 @@ class Applier:
         if entry.type == REG:
             self._file(path, entry, reader)
         elif entry.type == DIRECTORY:
-            self._tree.directory(path)
+            if not self._tree.directory(path):
+                self._bare(path, entry)
             self._attributes(path, entry)
         elif entry.type == LINK:
             self._link(path, entry)
@@ -164,6 +168,16 @@ class Applier:
             self._tree.set_time(target, mtime)
         else:
             os.utime(target, ns=(mtime, mtime), follow_symlinks=False)
+
+    def _bare(self, path: bytes, entry: Entry) -> None:
+        """Take from a directory that was there the attributes that the archive does not give it."""
+        if self._tree.whiteouts is Whiteouts.NONE:
+            return
+        kept = {name for name, _ in entry.xattrs}
+        for name in map(os.fsencode, os.listxattr(path, follow_symlinks=False)):
+            if name not in kept and not name.startswith(_RESERVED_XATTRS) and name not in _HOST_XATTRS:
+                with contextlib.suppress(OSError):  # not ours to take
+                    os.removexattr(path, name, follow_symlinks=False)
 
     def _xattr(self, target: bytes | int, name: bytes, value: bytes, entry: Entry) -> None:
         if name.startswith(_RESERVED_XATTRS):

@@ -158,8 +158,7 @@ class TarReader:
             for piece in self._stream.pieces(self._left - self._padding):
                 self._left -= len(piece)
                 yield piece
-            self._stream.skip(self._padding)
-            self._left = self._padding = 0
+            self._end()
 
     def take(self, size: int) -> memoryview | None:
         """The next bytes of the current entry, ``size`` at most; None at its end."""
@@ -171,9 +170,15 @@ class TarReader:
             return piece
         return None
 
-    def _next(self) -> Entry | None:
-        self._stream.skip(self._left)
+    def _end(self) -> None:
+        """Pass over what is left of the current entry. What fills up its last block may be missing at the
+        archive's end, where ``umoci insert`` leaves it out."""
+        self._stream.skip(self._left - self._padding)
+        self._stream.take(self._padding)
         self._left = self._padding = 0
+
+    def _next(self) -> Entry | None:
+        self._end()
         records: list[tuple[bytes, bytes]] = []
         long_name = long_link = None
         while True:

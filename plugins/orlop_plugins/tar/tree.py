@@ -123,18 +123,23 @@ class Tree:
         """Directories that were there may be gone."""
         self._parents.clear()
 
-    def directory(self, path: bytes) -> None:
-        """Have a directory of the archive's own at ``path``, the one that is there or a new one."""
+    def directory(self, path: bytes) -> bool:
+        """Have a directory of the archive's own at ``path``, the one that is there or a new one; whether it is
+        a new one."""
+        new = True
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
+            new = False
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 self.remove(path)
                 os.mkdir(path, 0o700)
+                new = True
                 # It takes the place of something: nothing from below may show through.
                 self.mark_opaque(path)
         self.own(path)
         self._parents.add(path)
+        return new
 
     def parent(self, path: bytes) -> None:
         """Have a directory at ``path``, making what is missing on the way.
