@@ -98,6 +98,14 @@ class Layers:
         assert (digest_of(data), len(data)) == (made.digest, made.size)
         return Layer(made.media_type, data, info.labels[_UNCOMPRESSED])
 
+    def add(self, data: bytes) -> None:
+        """Store a blob."""
+        request = content_pb2.WriteContentRequest(
+            action=content_pb2.COMMIT, ref=digest_of(data), total=len(data), expected=digest_of(data), data=data
+        )
+        for _ in self._content.Write(iter([request]), **self._with):
+            pass
+
     def labels(self, data: bytes) -> Mapping[str, str]:
         """The labels of a blob."""
         return self._content.Info(content_pb2.InfoRequest(digest=digest_of(data)), **self._with).info.labels

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
+
+import anyio.to_thread
 
 from orlopd.plugin.diff import Differ, Progress
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
-from orlopd.plugin.remote import RemoteDiffer
+from orlopd.plugin.files import sync_filesystem
+from orlopd.plugin.mount import overlay_layers
+from orlopd.plugin.processor import Processor
+from orlopd.plugin.remote import NO_PAYLOADS, RemoteDiffer
 from orlopd.plugin.values import NO_LABELS, Descriptor, Labels, Mount
 
 from .content import Content, ContentInfo
 from .identifiers import quoted
+from .processors import Payloads, Step, path_to_differ, processed
 from .scope import Scope
 from .shield import shielded
 
@@ -20,14 +27,19 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 """The media type of a layer when the caller names none."""
 
 UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
+NO_PROCESSORS: Mapping[str, Processor] = MappingProxyType({})
 
 
 class Diffs:
     """Applies and makes layers with the first differ that handles the media type."""
 
-    def __init__(self, content: Content, differs: Sequence[Differ]) -> None:
+    def __init__(
+        self, content: Content, differs: Sequence[Differ], processors: Mapping[str, Processor] = NO_PROCESSORS
+    ) -> None:
+        """:param processors: by id, for layers that no differ handles"""
         self._content = content
         self._differs = tuple(differs)
+        self._processors = processors
 
     def for_media_type(self, media_type: str) -> Differ:
         """The differ for a media type. :raises Unimplemented: there is none"""
@@ -40,20 +52,43 @@ class Diffs:
         )
 
     async def apply(
-        self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount], *, progress: Progress | None = None
+        self,
+        scope: Scope,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        *,
+        payloads: Payloads = NO_PAYLOADS,
+        sync: bool = False,
+        progress: Progress | None = None,
     ) -> Descriptor:
-        """Unpack a layer over what ``mounts`` show.
+        """Unpack a layer over what ``mounts`` show. Where no differ handles it, processors make it into what one
+        does.
 
+        :param payloads: what processors need, by their ids
+        :param sync: what was written is durable at the end
         :returns: the descriptor of the uncompressed layer, whose digest is the diff id
         :raises NotFound: the namespace does not have the layer
         :raises Unimplemented: no differ handles its media type
         """
-        differ = self.for_media_type(layer.media_type)
+        steps, differ = self._way(layer.media_type)
         if isinstance(differ, RemoteDiffer):
             await self._content.info(scope, layer.digest)  # that the namespace has it
-            return await differ.apply_in(scope.namespace, layer, mounts)
-        async with await self._content.open(scope, layer.digest) as blob:
-            return await differ.apply(layer, blob, mounts, progress=progress)
+            return await differ.apply_in(scope.namespace, layer, mounts, payloads=payloads, sync=sync)
+        async with (
+            await self._content.open(scope, layer.digest) as blob,
+            processed(layer, blob, steps, payloads) as (given, stream),
+        ):
+            applied = await differ.apply(given, stream, mounts, progress=progress)
+        if sync:
+            await anyio.to_thread.run_sync(_sync, mounts)
+        return applied
+
+    def _way(self, media_type: str) -> tuple[Sequence[Step], Differ]:
+        if not any(differ.handles(media_type) for differ in self._differs):
+            found = path_to_differ(media_type, self._processors, self._differs)
+            if found is not None:
+                return found
+        return (), self.for_media_type(media_type)
 
     async def diff(
         self,
@@ -64,25 +99,29 @@ class Diffs:
         media_type: str = "",
         ref: str = "",
         labels: Labels = NO_LABELS,
+        newest: int | None = None,
     ) -> Descriptor:
         """Make the layer that turns ``lower`` into ``upper``, and keep it as content.
 
         The content has ``labels`` and ``containerd.io/uncompressed``, the diff id.
 
         :param ref: the ingest to write to; one of our own, gone at the end, when empty
+        :param newest: in nanoseconds since 1970; later times are written as this one
         :raises Unimplemented: no differ writes this media type
         """
         media_type = media_type or LAYER
         differ = self.for_media_type(media_type)
         if isinstance(differ, RemoteDiffer):
-            return await differ.diff_in(scope.namespace, lower, upper, media_type, ref=ref, labels=labels)
+            return await differ.diff_in(
+                scope.namespace, lower, upper, media_type, ref=ref, labels=labels, newest=newest
+            )
         own = not ref
         ref = ref or f"diff-{secrets.token_hex(12)}"
         try:
             async with await self._content.ingest(scope, ref) as sink:
                 if sink.status.offset:
                     await sink.truncate(0)
-                diff_id = await differ.diff(lower, upper, media_type, sink)
+                diff_id = await differ.diff(lower, upper, media_type, sink, newest=newest)
                 size, digest = sink.status.offset, await sink.digest()
                 if not size:
                     raise InvalidArgument("the differ wrote nothing")
@@ -99,3 +138,14 @@ class Diffs:
                     await self._content.abort(scope, ref)
             raise
         return Descriptor(media_type, digest, size)
+
+
+def _sync(mounts: Sequence[Mount]) -> None:
+    """Make durable what was written through ``mounts``. What else there is was so when it was unmounted."""
+    for mount in mounts:
+        if mount.type == "overlay":
+            path = overlay_layers(mount).upper
+        else:
+            path = mount.source if {"bind", "rbind"} & {mount.type, *mount.options} else ""
+        if path:
+            sync_filesystem(path)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from orlopd.plugin import ContentStore, Differ, Resolver, Runtime, Service, Snapshotter
 from orlopd.plugin.errors import Internal, NotFound, OrlopError
 from orlopd.plugin.mounting import MountHandler
+from orlopd.plugin.processor import Processor
 from orlopd.plugin.values import Container, Descriptor, Event
 from orlopd.plugin.verifier import Verifier
 
@@ -199,6 +200,7 @@ class Parts:
         default_factory=lambda: Catalog[MountHandler]("mount_handler", {})
     )
     verifiers: Sequence[Verifier] = ()
+    processors: Mapping[str, Processor] = field(default_factory=dict[str, Processor])
     hooks: Hooks = field(default_factory=NoHooks)
     plugins: Sequence[PartInfo] = ()
 

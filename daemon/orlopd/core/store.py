@@ -101,7 +101,7 @@ async def open_store(
             Containers(db, events, gc),
             Leases(db, gc),
             snapshots,
-            Diffs(content, parts.differs),
+            Diffs(content, parts.differs, parts.processors),
             explainer,
             Upkeep(db, gc, snapshots, explainer),
             Checker(db, parts.content, parts.snapshotters, gc),

@@ -22,6 +22,7 @@ from orlopd.config import nearest
 from orlopd.core.parts import PartInfo, PartStatus
 from orlopd.plugin import hooks as hookspecs
 from orlopd.plugin.mounting import MOUNT_HANDLER
+from orlopd.plugin.processor import PROCESSOR
 from orlopd.plugin.provider import CONTENT, DIFFER, RESOLVER, RUNTIME, SERVICE, SNAPSHOTTER, Kind, Provider
 from orlopd.plugin.remote import Proxy
 from orlopd.plugin.verifier import VERIFIER
@@ -35,6 +36,7 @@ PROVIDER_HOOKS: tuple[tuple[str, Kind[Any]], ...] = (
     ("orlop_content_stores", CONTENT),
     ("orlop_snapshotters", SNAPSHOTTER),
     ("orlop_differs", DIFFER),
+    ("orlop_processors", PROCESSOR),
     ("orlop_resolvers", RESOLVER),
     ("orlop_runtimes", RUNTIME),
     ("orlop_services", SERVICE),

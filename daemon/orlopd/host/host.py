@@ -17,6 +17,7 @@ from orlopd.config.plugins import SectionError
 from orlopd.core.parts import Catalog, PartInfo, Parts, PartStatus
 from orlopd.plugin.errors import FailedPrecondition, OrlopError, Skip
 from orlopd.plugin.mounting import MOUNT_HANDLER
+from orlopd.plugin.processor import PROCESSOR
 from orlopd.plugin.provider import (
     CONTENT,
     DIFFER,
@@ -149,7 +150,7 @@ class Host:
             if name in known:
                 continue
             where = f"section [{'.'.join(path)}]" if path[0] == "plugins" else f'key "{path[0]}"'
-            kinds = [kind.short for kind in (*KINDS, MOUNT_HANDLER, VERIFIER, PLUGIN)]
+            kinds = [kind.short for kind in (*KINDS, MOUNT_HANDLER, PROCESSOR, VERIFIER, PLUGIN)]
             if name.partition(".")[0] not in kinds:
                 word = name.partition(".")[0]
                 message = f'{where}: unknown kind of plugin "{word}"{nearest(word, kinds)}'
@@ -433,6 +434,7 @@ class Host:
             services=list(self._catalog(SERVICE).values()),
             mount_handlers=self._catalog(MOUNT_HANDLER),
             verifiers=list(self._catalog(VERIFIER).values()),
+            processors=self._catalog(PROCESSOR),
             hooks=self.hooks,
             plugins=self.plugins,
         )

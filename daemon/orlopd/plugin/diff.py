@@ -29,6 +29,8 @@ class Differ(Protocol):
     ) -> Descriptor:
         """Unpack ``blob`` over what ``mounts`` show; whiteouts hide what lies below.
 
+        :param layer: without digest and size where they are not known: what a processor gives. The blob is then
+            read in order
         :returns: the descriptor of the uncompressed layer, whose digest is the diff id
         :raises InvalidArgument: not a layer of this media type, or one that tries to leave its root
         :raises ResourceExhausted: a limit on entries, size or ratio was met
@@ -37,12 +39,20 @@ class Differ(Protocol):
         ...
 
     async def diff(
-        self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, sink: Ingest
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str,
+        sink: Ingest,
+        *,
+        newest: int | None = None,
     ) -> str:
         """Write the layer that turns ``lower`` into ``upper`` to ``sink`` without committing it.
 
         Deterministic: the same trees give the same bytes.
 
+        :param newest: in nanoseconds since 1970; what was changed later is written as if it was then
+            (reproducible-builds.org: SOURCE_DATE_EPOCH)
         :returns: the diff id, the digest of the uncompressed layer
         """
         ...

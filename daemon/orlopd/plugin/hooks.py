@@ -15,6 +15,7 @@ import pluggy
 from .content import ContentStore
 from .diff import Differ
 from .mounting import MountHandler
+from .processor import Processor
 from .provider import Provider
 from .remote import Proxy
 from .resolver import Resolver
@@ -42,6 +43,11 @@ def orlop_snapshotters() -> Iterable[Provider[Snapshotter]]:  # pyright: ignore[
 @hookspec
 def orlop_differs() -> Iterable[Provider[Differ]]:  # pyright: ignore[reportReturnType]
     """Offer differs; the first that handles a media type is used, in the config's order."""
+
+
+@hookspec
+def orlop_processors() -> Iterable[Provider[Processor]]:  # pyright: ignore[reportReturnType]
+    """Offer stream processors; they make layers of other media types into those that a differ handles."""
 
 
 @hookspec

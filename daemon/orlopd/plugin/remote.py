@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from .content import ContentStore, Ingest
 from .diff import Differ
 from .provider import Context, Kind
-from .values import NO_LABELS, BlobInfo, Descriptor, Labels, Mount
+from .values import NO_LABELS, BlobInfo, Descriptor, Labels, Mount, TypedBytes
 
 T_co = TypeVar("T_co", covariant=True)
+
+NO_PAYLOADS: Mapping[str, TypedBytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,20 @@ class RemoteDiffer(Differ, Protocol):
     """A differ that gets at the daemon's content by itself, through the daemon's socket. These two are called
     in place of ``apply`` and ``diff``."""
 
-    async def apply_in(self, namespace: str, layer: Descriptor, mounts: Sequence[Mount]) -> Descriptor:
-        """As apply, for a layer that ``namespace`` has."""
+    async def apply_in(
+        self,
+        namespace: str,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        *,
+        payloads: Mapping[str, TypedBytes] = NO_PAYLOADS,
+        sync: bool = False,
+    ) -> Descriptor:
+        """As apply, for a layer that ``namespace`` has.
+
+        :param payloads: for the peer's processors, by their ids
+        :param sync: what was written is to be durable
+        """
         ...
 
     async def diff_in(
@@ -63,6 +78,7 @@ class RemoteDiffer(Differ, Protocol):
         *,
         ref: str = "",
         labels: Labels = NO_LABELS,
+        newest: int | None = None,
     ) -> Descriptor:
         """As diff; the layer is in the content of ``namespace`` then, under a label that has its diff id.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from google.protobuf import any_pb2
 
 from orlop_protos.containerd.services.diff.v1 import diff_pb2 as api
 from orlop_protos.containerd.services.diff.v1 import diff_pb2_grpc
 from orlopd.plugin.content import BlobReader, Ingest
 from orlopd.plugin.diff import Progress
 from orlopd.plugin.errors import Unimplemented
-from orlopd.plugin.remote import Peer
-from orlopd.plugin.values import NO_LABELS, Descriptor, Labels, Mount
+from orlopd.plugin.remote import NO_PAYLOADS, Peer
+from orlopd.plugin.values import NO_LABELS, Descriptor, Labels, Mount, TypedBytes
 
 from .connection import Connection, from_descriptor, to_descriptor, to_mounts
 
@@ -33,8 +35,19 @@ class ProxyDiffer:
     def handles(self, media_type: str) -> bool:
         return _LAYER.fullmatch(media_type) is not None
 
-    async def apply_in(self, namespace: str, layer: Descriptor, mounts: Sequence[Mount]) -> Descriptor:
-        request = api.ApplyRequest(diff=to_descriptor(layer), mounts=to_mounts(mounts))
+    async def apply_in(
+        self,
+        namespace: str,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        *,
+        payloads: Mapping[str, TypedBytes] = NO_PAYLOADS,
+        sync: bool = False,
+    ) -> Descriptor:
+        wanted = {id: any_pb2.Any(type_url=each.type_url, value=each.value) for id, each in payloads.items()}
+        request = api.ApplyRequest(
+            diff=to_descriptor(layer), mounts=to_mounts(mounts), payloads=wanted, sync_fs=sync
+        )
         return from_descriptor((await self._connection.call(self._stub.Apply, request, namespace)).applied)
 
     async def diff_in(
@@ -46,10 +59,13 @@ class ProxyDiffer:
         *,
         ref: str = "",
         labels: Labels = NO_LABELS,
+        newest: int | None = None,
     ) -> Descriptor:
         request = api.DiffRequest(
             left=to_mounts(lower), right=to_mounts(upper), media_type=media_type, ref=ref, labels=labels
         )
+        if newest is not None:
+            request.source_date_epoch.seconds, request.source_date_epoch.nanos = divmod(newest, 10**9)
         return from_descriptor((await self._connection.call(self._stub.Diff, request, namespace)).diff)
 
     async def apply(
@@ -63,7 +79,13 @@ class ProxyDiffer:
         raise self._cannot()
 
     async def diff(
-        self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, sink: Ingest
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str,
+        sink: Ingest,
+        *,
+        newest: int | None = None,
     ) -> str:
         raise self._cannot()
 

@@ -50,7 +50,7 @@ class TarDiffer:
         *,
         progress: Progress | None = None,
     ) -> Descriptor:
-        digest = check_digest(layer.digest)
+        digest = check_digest(layer.digest) if layer.digest else ""
         if layer.size and blob.size != layer.size:
             raise FailedPrecondition(
                 f"layer {digest} has {blob.size} bytes, its descriptor says {layer.size}",
@@ -65,13 +65,19 @@ class TarDiffer:
         return outcome.written
 
     async def diff(
-        self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, sink: Ingest
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str,
+        sink: Ingest,
+        *,
+        newest: int | None = None,
     ) -> str:
         match = _MEDIA_TYPE.fullmatch(media_type or UNCOMPRESSED)
         if match is None:
             raise InvalidArgument(f"cannot write layers of media type {media_type!r}")
         compression = match["oci"] or match["docker"] or ""
-        job = DiffJob(tuple(lower), tuple(upper), self._scratch, compression)
+        job = DiffJob(tuple(lower), tuple(upper), self._scratch, compression, newest)
         reading, writing = _pipe()
         outcomes: list[Outcome] = []
         failures: list[OrlopError] = []

@@ -38,12 +38,16 @@ class ApplyJob:
 
 @dataclass(frozen=True, slots=True)
 class DiffJob:
-    """Write a layer to the descriptor sent along."""
+    """Write a layer to the descriptor sent along.
+
+    :param newest: in nanoseconds; later times are written as this one
+    """
 
     lower: tuple[Mount, ...]
     upper: tuple[Mount, ...]
     scratch: str
     compression: str
+    newest: int | None = None
 
 
 Job = ApplyJob | DiffJob

@@ -122,7 +122,7 @@ def _check(job: ApplyJob, raw: Raw, cause: OrlopError | None) -> None:
 
 def _diff(job: DiffJob, fds: Sequence[int], report: _Reporter) -> Outcome:
     # Open what the archive goes to before the root changes; it came as a descriptor.
-    archive = TarWriter(fds[0], job.compression)
+    archive = TarWriter(fds[0], job.compression, job.newest)
     lower, upper, bare = enter_trees(job.lower, job.upper, job.scratch)
     Changes(lower, upper, bare=bare).write(archive, report)
     return Outcome(archive.close(), archive.count)

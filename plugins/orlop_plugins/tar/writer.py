@@ -59,10 +59,12 @@ class TarWriter:
     """Writes an archive to a descriptor.
 
     :param compression: "", "gzip" or "zstd"
+    :param newest: in nanoseconds; later times are written as this one
     """
 
-    def __init__(self, fd: int, compression: str) -> None:
+    def __init__(self, fd: int, compression: str, newest: int | None = None) -> None:
         self._fd = fd
+        self._newest = newest
         self._compressor = _compressor(compression)
         self._hash = hashlib.sha256()
         self._parts: list[bytes] = []
@@ -82,6 +84,8 @@ class TarWriter:
 
     def header(self, entry: Entry) -> None:
         """Write an entry's header or headers."""
+        if self._newest is not None:
+            entry.mtime_ns = min(entry.mtime_ns, self._newest)
         self.write(_headers(entry))
 
     def close(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from orlop_protos.containerd.services.diff.v1 import diff_pb2, diff_pb2_grpc
 from orlopd.core.core import Core
 from orlopd.core.diffs import Diffs
-from orlopd.services.convert import from_descriptor, from_mounts, to_descriptor
+from orlopd.services.convert import from_any, from_descriptor, from_mounts, from_timestamp, to_descriptor
 from orlopd.services.scope import ScopeOf, scope_of
 
 
@@ -32,7 +32,11 @@ class DiffService(diff_pb2_grpc.DiffServicer):
 
     async def Apply(self, request: Any, context: Any) -> diff_pb2.ApplyResponse:
         applied = await self._diffs.apply(
-            self._scope(context), from_descriptor(request.diff), from_mounts(request.mounts)
+            self._scope(context),
+            from_descriptor(request.diff),
+            from_mounts(request.mounts),
+            payloads={id: from_any(payload) for id, payload in request.payloads.items()},
+            sync=request.sync_fs,
         )
         return diff_pb2.ApplyResponse(applied=to_descriptor(applied))
 
@@ -44,5 +48,11 @@ class DiffService(diff_pb2_grpc.DiffServicer):
             media_type=request.media_type,
             ref=request.ref,
             labels=dict(request.labels),
+            newest=_nanoseconds(request.source_date_epoch) if request.HasField("source_date_epoch") else None,
         )
         return diff_pb2.DiffResponse(diff=to_descriptor(descriptor))
+
+
+def _nanoseconds(stamp: Any) -> int:
+    from_timestamp(stamp)  # refuses what is no time
+    return stamp.seconds * 10**9 + stamp.nanos
