@@ -45,17 +45,17 @@ class Layers:
         self._with: Any = {"metadata": metadata, "timeout": 60}
 
     def __enter__(self) -> Layers:
-        self._channel = self.daemon.channel()
-        self._snapshots: Any = snapshots_pb2_grpc.SnapshotsStub(self._channel)
-        self._diffs: Any = diff_pb2_grpc.DiffStub(self._channel)
-        self._content: Any = content_pb2_grpc.ContentStub(self._channel)
-        self._leases: Any = leases_pb2_grpc.LeasesStub(self._channel)
+        self.channel = self.daemon.channel()
+        self._snapshots: Any = snapshots_pb2_grpc.SnapshotsStub(self.channel)
+        self._diffs: Any = diff_pb2_grpc.DiffStub(self.channel)
+        self._content: Any = content_pb2_grpc.ContentStub(self.channel)
+        self._leases: Any = leases_pb2_grpc.LeasesStub(self.channel)
         self._leases.Create(leases_pb2.CreateRequest(id=self._lease), **self._with)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._leases.Delete(leases_pb2.DeleteRequest(id=self._lease, sync=True), **self._with)
-        self._channel.close()
+        self.channel.close()
 
     def prepare(self, parent: str, *, view: bool = False) -> Any:
         """The mounts of a new snapshot."""
@@ -97,6 +97,12 @@ class Layers:
         info = self._content.Info(content_pb2.InfoRequest(digest=made.digest), **self._with).info
         assert (digest_of(data), len(data)) == (made.digest, made.size)
         return Layer(made.media_type, data, info.labels[_UNCOMPRESSED])
+
+    def collect(self) -> None:
+        """Have a whole collection done."""
+        id = f"lease-{secrets.token_hex(4)}"
+        self._leases.Create(leases_pb2.CreateRequest(id=id), **self._with)
+        self._leases.Delete(leases_pb2.DeleteRequest(id=id, sync=True), **self._with)
 
     def add(self, data: bytes) -> None:
         """Store a blob."""

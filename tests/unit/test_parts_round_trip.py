@@ -297,6 +297,9 @@ FILE, OTHER = Attributes(), Attributes(mode=0o4755, uid=5, seconds=-3, whole=Fal
     [Step("folder", b"a/a", attributes=Attributes(xattrs=((b"user.empty", b""),)))],
     [Step("file", b"a"), Step("folder", b"a/a/a")],
 )
+@example(  # below an opaque directory no other one has a mark
+    [Step("folder", b"a/a/a")], [Step("folder", b"a"), Step("file", b"a/a/b")]
+)
 @given(TREES, CHANGES)
 def test_a_layer_applied_again_gives_the_tree_it_was_made_of(
     workshop: Workshop, making: list[Step], changing: list[Step]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from orlopd.plugin.diff import Differ
@@ -88,6 +91,28 @@ class HostileArchives(DifferBase):
         ]
         with contextlib.suppress(InvalidArgument):
             await self.apply(differ, host.bind("layer"), archive(members))
+        host.check()
+
+    async def test_cve_2025_47290_a_symlink_is_swapped_in_meanwhile(self, differ: Differ, host: Host) -> None:
+        layer, away = host.folder("layer"), host.folder("away")
+        over = threading.Event()
+
+        def swap() -> None:
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    (layer / "d").rename(layer / "was")
+                    (layer / "d").symlink_to(away)
+                    (layer / "d").unlink()
+                with contextlib.suppress(OSError):
+                    (layer / "was").rename(layer / "d")
+
+        members = [folder("d"), *(Member(f"d/{number}", b"hacked") for number in range(3000))]
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, swap)
+            with contextlib.suppress(OrlopError):
+                await self.apply(differ, host.bind("layer"), archive(members))
+            over.set()
+        assert list(away.iterdir()) == []
         host.check()
 
     async def test_cve_2021_32760_no_link_changes_the_mode_of_a_host_file(

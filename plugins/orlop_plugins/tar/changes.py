@@ -126,25 +126,27 @@ class Changes:
         """Each name in either tree that may matter, directories ahead of what is in them, sorted."""
         top = _Place(self._upper, "", os.fstat(self._upper.fd))
         base = None if self._lower is None else _Place(self._lower, "", os.fstat(self._lower.fd))
-        stack = [self._directory(b"", base, top)]
+        alone = not self._bare
+        stack = [(self._directory(b"", base, top, alone=alone), alone)]
         while stack:
-            step = next(stack[-1], None)
+            steps, alone = stack[-1]
+            step = next(steps, None)
             if step is None:
                 stack.pop()
                 continue
             change, below = step
             yield change
-            if change.place is not None and stat.S_ISDIR(change.place.info.st_mode):
-                stack.append(self._directory(change.named + b"/", below, change.place))
+            place = change.place
+            if place is not None and stat.S_ISDIR(place.info.st_mode):
+                alone = alone or any(place.marked(mark + "opaque") for mark in OVERLAY_XATTRS)
+                stack.append((self._directory(change.named + b"/", below, place, alone=alone), alone))
 
     def _directory(
-        self, prefix: bytes, lower: _Place | None, upper: _Place
+        self, prefix: bytes, lower: _Place | None, upper: _Place, *, alone: bool
     ) -> Generator[tuple[_Change, _Place | None]]:
+        """:param alone: nothing of ``lower`` shows here: what ``upper`` does not have is gone"""
         old = lower.list() if lower is not None else {}
         new = upper.list()
-        hides = not self._bare or (
-            bool(prefix) and any(upper.marked(mark + "opaque") for mark in OVERLAY_XATTRS)
-        )
         for name in sorted({*old, *new}, key=os.fsencode):
             named = prefix + os.fsencode(name)
             before, after = old.get(name), new.get(name)
@@ -152,7 +154,7 @@ class Changes:
                 after = None
                 if before is None:
                     continue
-            elif after is None and not hides:
+            elif after is None and not alone:
                 continue
             if after is None:
                 yield _Change(named, None), None
