@@ -149,6 +149,7 @@ class Target:
                 assert said
                 assert said.isprintable()
                 assert len(said) < 700
+                assert not [key for key in self._layers.keys(snapshotter) if "extract-" in key]
                 return said
             removal = images_pb2.RemoveImageRequest(name=registry.reference)
             self._images.RemoveImage(removal, metadata=metadata, timeout=60)

@@ -77,9 +77,9 @@ class Layers:
         self._snapshots.Commit(request, **self._with)
         return name
 
-    def keys(self) -> set[str]:
+    def keys(self, snapshotter: str = "") -> set[str]:
         """The snapshots there are."""
-        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=self._snapshotter)
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter or self._snapshotter)
         return {info.name for block in self._snapshots.List(request, **self._with) for info in block.info}
 
     def see(self, parent: str, look: Callable[[Path], T]) -> T:
