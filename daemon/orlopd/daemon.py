@@ -88,6 +88,7 @@ def _settings(config: Config, host: Host) -> Settings:
         snapshotter=host.default(SNAPSHOTTER),
         runtime=host.default(RUNTIME),
         content_sharing=config.content_sharing,
+        discard_unpacked=config.discard_unpacked,
         gc_startup_delay=config.gc.startup_delay,
         gc_delay=config.gc.delay,
         gc_interval=config.gc.interval,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from orlopd.core.progress import BlobProgress, BlobState, PullEvent, Resolved
 from orlopd.core.scope import Scope
 from orlopd.core.store import Store, open_store
 from orlopd.plugin.errors import PermissionDenied
+from orlopd.plugin.snapshots import Snapshotter
 from orlopd.plugin.values import Descriptor
 from orlopd.plugin.verifier import Verifier
 from tests.support.faulty import faulty_registry
@@ -120,9 +121,15 @@ NOTHING: dict[str, list[str]] = {"content": [], "ingests": [], "leases": [], "im
 
 @asynccontextmanager
 async def open_rig(
-    root: Path, config: RegistryConfig = FAST, verifiers: Sequence[Verifier] = ()
+    root: Path,
+    config: RegistryConfig = FAST,
+    verifiers: Sequence[Verifier] = (),
+    snapshotters: Mapping[str, Snapshotter] | None = None,
 ) -> AsyncIterator[Rig]:
-    """A rig below ``root``; again over what an earlier one left there."""
+    """A rig below ``root``; again over what an earlier one left there.
+
+    :param snapshotters: further ones beside ``vfs``, which is the default
+    """
     log = logging.getLogger("tests")
     for name in ("content", "vfs", "state"):
         (root / name).mkdir(exist_ok=True, parents=True)
@@ -135,7 +142,9 @@ async def open_rig(
         files: list[Any] = [each.open(context) for each in layout.orlop_resolvers()]
         parts = Parts(
             content=await LocalStore.at(root / "content"),
-            snapshotters=Catalog("snapshotter", {"vfs": VfsSnapshotter(root / "vfs")}),
+            snapshotters=Catalog(
+                "snapshotter", {"vfs": VfsSnapshotter(root / "vfs"), **(snapshotters or {})}
+            ),
             differs=[differ],
             resolvers=[*files, RegistryResolver(config, log)],
             runtimes=Catalog("runtime", {}),

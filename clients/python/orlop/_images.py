@@ -25,11 +25,14 @@ class Images:
         credentials: values.Credentials | None = None,
         plain_http: bool = False,
         unpack: bool = True,
+        discard_unpacked: bool | None = None,
     ) -> AsyncGenerator[values.PullProgress, None]:
         """Fetch an image and unpack it: yields what it resolved to, progress as it happens, and the image
         last.
 
-        Leaving the iteration stops the pull; blobs that are complete are not fetched again by the next one.
+        ``discard_unpacked`` drops the blobs of layers once they are unpacked, None is what the daemon's
+        config says. Leaving the iteration stops the pull; blobs that are complete are not fetched again by
+        the next one.
         """
         request = images_pb2.PullRequest(
             reference=reference,
@@ -38,6 +41,7 @@ class Images:
             credentials=_convert.credentials_message(credentials),
             plain_http=plain_http,
             no_unpack=not unpack,
+            discard_unpacked=discard_unpacked,
         )
         async for response in self._connection.stream(self._stub.Pull, request):
             step = _convert.pull_progress(response)

@@ -42,6 +42,7 @@ class Images:
         credentials: values.Credentials | None = ...,
         plain_http: bool = ...,
         unpack: bool = ...,
+        discard_unpacked: bool | None = ...,
     ) -> Generator[values.PullProgress]: ...
     def push(
         self,

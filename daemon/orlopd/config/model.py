@@ -172,6 +172,13 @@ class Config(Section):
             "or must send the bytes to show that it has them (isolated)."
         ),
     )
+    discard_unpacked: bool = Field(
+        default=False,
+        description=(
+            "Whether pulls that do not say drop a layer's blob once it is unpacked: an image then takes its\n"
+            "snapshots alone, and is pulled again to be pushed, exported or unpacked elsewhere."
+        ),
+    )
     snapshotter: str = Field(default="overlayfs", description="The snapshotter where a request names none.")
     runtime: str = Field(
         default="io.containerd.runc.v2", description="The runtime where a request names none."

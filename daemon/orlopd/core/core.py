@@ -100,7 +100,9 @@ class Core:
             anyio.create_task_group() as group,
         ):
             await tasks.recover()
-            distribution = Distribution.make(store, parts, snapshotter=settings.snapshotter)
+            distribution = Distribution.make(
+                store, parts, snapshotter=settings.snapshotter, discard=settings.discard_unpacked
+            )
             engine = Engine(_engine_context(settings, parts, store, tasks, distribution))
             await group.start(engine.run)
             mounts = Mounts(settings.state / "mounts", parts.mount_handlers, store.leases)

@@ -27,17 +27,29 @@ class Distribution:
     transfers: Transfers
 
     @classmethod
-    def make(cls, store: Store, parts: Parts, *, snapshotter: str, concurrency: int = CONCURRENCY) -> Self:
+    def make(
+        cls,
+        store: Store,
+        parts: Parts,
+        *,
+        snapshotter: str,
+        concurrency: int = CONCURRENCY,
+        discard: bool = False,
+    ) -> Self:
         """
         :param snapshotter: the one that is meant when a call names none
         :param concurrency: the most blobs one pull or push moves at a time
+        :param discard: whether pulls drop the blobs of layers that they have unpacked, if they do not say
         """
         content, images, leases = store.content, store.images, store.leases
         checks = ImageChecks(parts.verifiers, parts.hooks)
         unpacker = Unpacker(content, store.snapshots, store.diffs, leases, default=snapshotter)
-        puller = Puller(content, images, unpacker, parts.resolvers, leases, checks, concurrency=concurrency)
+        resolvers = parts.resolvers
+        puller = Puller(
+            content, images, unpacker, resolvers, leases, checks, concurrency=concurrency, discard=discard
+        )
         archiver = Archiver(content, images, unpacker, leases, checks)
-        pusher = Pusher(content, unpacker, parts.resolvers, leases, concurrency=concurrency)
+        pusher = Pusher(content, unpacker, resolvers, leases, concurrency=concurrency)
         transfers = Transfers(puller, pusher, archiver, unpacker, images, leases)
         builder = Builder(content, images, leases)
         return cls(unpacker, puller, pusher, archiver, builder, transfers)

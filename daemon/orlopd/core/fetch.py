@@ -69,6 +69,14 @@ class Fetcher:
             info = await self._content.info(scope, descriptor.digest)
             return await self.label(scope, info, labels)
 
+    async def is_here(self, scope: Scope, descriptor: Descriptor) -> bool:
+        """Whether the namespace has a blob."""
+        try:
+            await self._content.info(scope, descriptor.digest)
+        except NotFound:
+            return False
+        return True
+
     async def document(self, scope: Scope, descriptor: Descriptor) -> bytes:
         """The bytes of a stored index, manifest or configuration, bounded."""
         manifests.check_size(descriptor)

@@ -66,6 +66,7 @@ class Manifest:
     annotations: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     artifact_type: str = ""
     subject: Descriptor | None = None
+    digest: str = ""
 
     @property
     def is_image(self) -> bool:
@@ -152,6 +153,7 @@ def parse_manifest(descriptor: Descriptor, data: bytes) -> Manifest:
         annotations=node.get("annotations").mapping(),
         artifact_type=node.get("artifactType").text(),
         subject=node.get("subject").descriptor() if node.has("subject") else None,
+        digest=descriptor.digest,
     )
 
 
@@ -190,10 +192,12 @@ def children(descriptor: Descriptor, data: bytes) -> Sequence[Descriptor]:
     return ()
 
 
-def child_labels(descriptor: Descriptor, data: bytes) -> dict[str, str]:
+def child_labels(descriptor: Descriptor, data: bytes, *, layers: bool = True) -> dict[str, str]:
     """The labels by which a collection that keeps a document keeps what it points at.
 
     The keys are containerd's, so that content which its clients stored and ours look alike.
+
+    :param layers: keep a manifest's layers, too
     """
     prefix = "containerd.io/gc.ref.content"
     labels: dict[str, str] = {}
@@ -203,7 +207,7 @@ def child_labels(descriptor: Descriptor, data: bytes) -> dict[str, str]:
     elif descriptor.media_type in MANIFEST_TYPES:
         manifest = parse_manifest(descriptor, data)
         labels[f"{prefix}.config"] = manifest.config.digest
-        for number, layer in enumerate(manifest.layers):
+        for number, layer in enumerate(manifest.layers if layers else ()):
             labels[f"{prefix}.l.{number}"] = layer.digest
     return labels
 

@@ -221,6 +221,7 @@ class Settings:
     snapshotter: str
     runtime: str
     content_sharing: str = "shared"
+    discard_unpacked: bool = False
     gc_startup_delay: float = 0.1
     gc_delay: float = 0.1
     gc_interval: float = 900.0

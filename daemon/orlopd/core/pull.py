@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 
 import anyio
+from anyio.abc import TaskGroup
 
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound
 from orlopd.plugin.resolver import ResolveOptions, Resolver, Source
@@ -15,6 +17,7 @@ from .content import Content
 from .fetch import Fetcher, blob_kind
 from .flow import task_group
 from .images import Images
+from .layers import Arrivals, Passage, passage
 from .leases import Leases, Resource
 from .manifests import Manifest
 from .parts import ImageChecks
@@ -35,6 +38,7 @@ class Puller:
 
     :param resolvers: asked in this order whether a reference is theirs
     :param concurrency: the most blobs one pull fetches at a time
+    :param discard: what a pull that does not say does with the blobs of layers that it has unpacked
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Puller:
         checks: ImageChecks,
         *,
         concurrency: int = CONCURRENCY,
+        discard: bool = False,
     ) -> None:
         self._content = content
         self._images = images
@@ -55,6 +60,7 @@ class Puller:
         self._leases = leases
         self._checks = checks
         self._concurrency = concurrency
+        self._discard = discard
         self._fetcher = Fetcher(content)
 
     async def pull(
@@ -66,6 +72,7 @@ class Puller:
         snapshotter: str = "",
         options: ResolveOptions = _DEFAULTS,
         unpack: bool = True,
+        discard: bool | None = None,
         also: Sequence[Platform] | None = (),
         store: Store | None = None,
         report: Report = silent,
@@ -77,6 +84,7 @@ class Puller:
 
         :param platform: this machine's by default
         :param snapshotter: the default one's when empty
+        :param discard: do not keep a layer's blob once it is unpacked, unless another image needs it
         :param also: further platforms to fetch, not to unpack; None for everything below the reference
         :param store: names the target; by default it gets the reference's full name
         :param report: told first :class:`Resolved`, then each blob's progress
@@ -97,8 +105,12 @@ class Puller:
             await self._further(fetching, target, also)
             if also is None and not unpack:
                 return await self._name(held, source.name, target, store)
+            fetching.keep_layers = not unpack or not (self._discard if discard is None else discard)
             manifest = await fetching.find(target, platform or platforms.current())
-            if unpack and not manifest.is_image:
+            if not unpack:
+                await self._layers(fetching, manifest)
+                return await self._name(held, source.name, target, store)
+            if not manifest.is_image:
                 raise InvalidArgument(
                     f"{source.name} is an artifact of {manifest.config.media_type[:120]!r}, "
                     "not a container image",
@@ -106,8 +118,8 @@ class Puller:
                     resource=f"image {source.name}",
                     hint="it can be fetched without unpacking",
                 )
-            await self._layers(fetching, manifest, target, platform, snapshotter, unpack)
-            for layer in manifest.layers if unpack else ():
+            await self._unpack(fetching, manifest, target, platform, snapshotter)
+            for layer in manifest.layers:
                 BlobReport(report, layer, BlobKind.LAYER).state(BlobState.UNPACKED)
             return await self._name(held, source.name, target, store)
 
@@ -123,8 +135,7 @@ class Puller:
             await fetching.everything(target, anyio.CapacityLimiter(self._concurrency))
             return
         for platform in platforms:
-            manifest = await fetching.find(target, platform)
-            await self._layers(fetching, manifest, target, platform, "", False)
+            await self._layers(fetching, await fetching.find(target, platform))
 
     def _choose(self, reference: str) -> Resolver:
         for resolver in self._resolvers:
@@ -132,42 +143,70 @@ class Puller:
                 return resolver
         raise InvalidArgument(f"no resolver takes references like {reference[:160]!r}", reason="NO_RESOLVER")
 
-    async def _layers(
+    async def _layers(self, fetching: _Pull, manifest: Manifest) -> None:
+        async with task_group() as group:
+            self._arrivals(group, fetching, manifest, fetching.blob).begin()
+
+    async def _unpack(
         self,
         fetching: _Pull,
         manifest: Manifest,
         target: Descriptor,
         platform: Platform | None,
         snapshotter: str,
-        unpack: bool,
     ) -> None:
-        """Fetch the layers several at a time, and unpack each as soon as it and those below are here."""
-        limiter = anyio.CapacityLimiter(self._concurrency)
-        arrived = [anyio.Event() for _ in manifest.layers]
+        """Unpack layers as they come, and have come what is not there as a snapshot."""
+        async with AsyncExitStack() as stack:
+            passing: Passage | None = None
+            if not fetching.keep_layers:
+                own = passage(self._leases, fetching.scope, manifest.layers)
+                passing = await stack.enter_async_context(own)
+            group = await stack.enter_async_context(task_group())
 
-        async def fetch(number: int, layer: Descriptor) -> None:
-            async with limiter:
+            async def fetch(layer: Descriptor) -> None:
+                if passing is not None:
+                    await passing.hold(layer)
                 await fetching.blob(layer)
-            arrived[number].set()
 
-        async with task_group() as group:
-            for layer in manifest.layers:
-                BlobReport(fetching.report, layer, blob_kind(layer)).state(BlobState.WAITING, 0)
-            order = list(enumerate(manifest.layers))
-            if unpack and self._unpacker.beside(snapshotter):
-                # The longest work first, so that nobody waits for it alone in the end.
-                order.sort(key=lambda each: -each[1].size)
-            for number, layer in order:
-                group.start_soon(fetch, number, layer)
-            if unpack:
-                await self._unpacker.unpack(
-                    fetching.scope,
-                    target,
-                    platform,
-                    snapshotter,
-                    fetching.report,
-                    ready=lambda number: arrived[number].wait(),
-                )
+            async def done(number: int) -> None:
+                if passing is not None:
+                    await passing.let_go(number)
+
+            beside = self._unpacker.beside(snapshotter)
+            coming = self._arrivals(group, fetching, manifest, fetch, longest_first=beside)
+            await self._unpacker.unpack(
+                fetching.scope,
+                target,
+                platform,
+                snapshotter,
+                fetching.report,
+                name=fetching.name,
+                ready=coming.wait,
+                done=done,
+            )
+            missing = [layer for layer in coming.untouched if not await fetching.is_here(layer)]
+            if missing and fetching.keep_layers:
+                # Unpacked before, and the blob is gone since: a pull brings all of an image, but for what
+                # somebody else keeps.
+                remote = await self._unpacker.remote(fetching.scope, target, platform, snapshotter)
+                for number, layer in enumerate(coming.untouched):
+                    if layer in missing and not remote[number]:
+                        group.start_soon(fetch, layer)
+
+    def _arrivals(
+        self,
+        group: TaskGroup,
+        fetching: _Pull,
+        manifest: Manifest,
+        fetch: Callable[[Descriptor], Awaitable[None]],
+        *,
+        longest_first: bool = False,
+    ) -> Arrivals:
+        for layer in manifest.layers:
+            BlobReport(fetching.report, layer, blob_kind(layer)).state(BlobState.WAITING, 0)
+        return Arrivals(
+            group, manifest.layers, fetch, concurrency=self._concurrency, longest_first=longest_first
+        )
 
 
 class _Pull:
@@ -178,13 +217,22 @@ class _Pull:
         self._source = source
         self._labels = _source_labels(source.name)
         self._searched: set[str] = set()
+        self.name = source.name
         self.scope = scope
         self.report = report
+        self.keep_layers = True
 
     async def blob(self, descriptor: Descriptor) -> None:
         """Have a blob in the store."""
         progress = BlobReport(self.report, descriptor, blob_kind(descriptor))
         await self._fetcher.fetch(self.scope, self._source, descriptor, progress, self._labels)
+
+    async def is_here(self, descriptor: Descriptor) -> bool:
+        """Whether a blob is in the store; if so, all is done for it that :meth:`blob` does."""
+        if not await self._fetcher.is_here(self.scope, descriptor):
+            return False
+        await self.blob(descriptor)
+        return True
 
     async def everything(self, target: Descriptor, limiter: anyio.CapacityLimiter) -> None:
         """Fetch ``target`` and all that is below it, of whatever kind."""
@@ -277,7 +325,8 @@ class _Pull:
         progress = BlobReport(self.report, descriptor, blob_kind(descriptor))
         info = await self._fetcher.fetch(self.scope, self._source, descriptor, progress, self._labels)
         data = await self._fetcher.document(self.scope, descriptor)
-        await self._fetcher.label(self.scope, info, manifests.child_labels(descriptor, data))
+        labels = manifests.child_labels(descriptor, data, layers=self.keep_layers)
+        await self._fetcher.label(self.scope, info, labels)
         return data
 
 

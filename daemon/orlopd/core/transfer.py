@@ -146,6 +146,7 @@ class Transfers:
             snapshotter=first.snapshotter if first else "",
             options=options,
             unpack=first is not None,
+            discard=False if len(end.unpacks) > 1 else None,
             also=[each for each in end.platforms if each != main] if end.platforms else None,
             store=store,
             report=report,

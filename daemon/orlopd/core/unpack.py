@@ -30,6 +30,7 @@ from .content import Content
 from .diffs import UNCOMPRESSED_LABEL, Diffs
 from .fetch import add_labels
 from .flow import task_group
+from .layers import came_by_itself, layer_hints
 from .leases import Leases, Resource
 from .locks import KeyedLocks
 from .manifests import ImageConfig, Manifest
@@ -38,7 +39,8 @@ from .scope import Scope
 from .snapshots import TARGET_LABEL, NamespacedSnapshotter, Snapshots
 
 _INHERITED = "containerd.io/snapshot/"
-_GC_SNAPSHOT = "containerd.io/gc.ref.snapshot"
+SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
+"""Before a snapshotter's name: on an image's configuration, the snapshot that it is unpacked to."""
 
 Ready = Callable[[int], Awaitable[None]]
 """Waits until the layer of this number is in the content store."""
@@ -57,6 +59,8 @@ class _Layer:
     chain: str
     below: _Layer | None
     ready: Callable[[], Awaitable[None]]
+    done: Callable[[], Awaitable[None]]
+    hints: Labels
     committed: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -143,6 +147,22 @@ class Unpacker:
         chosen = self._snapshots.for_name(snapshotter or self._default)
         return not diff_ids or await _exists(chosen, scope, chain_id(diff_ids))
 
+    async def remote(
+        self, scope: Scope, target: Descriptor, platform: Platform | None, snapshotter: str
+    ) -> Sequence[bool]:
+        """Of each layer of an unpacked image, whether a remote snapshotter has it and no blob is needed."""
+        _, diff_ids, _ = await self.image_config(scope, target, platform)
+        chosen = self._snapshots.for_name(snapshotter or self._default)
+        found: list[bool] = []
+        for number in range(len(diff_ids)):
+            try:
+                info = await chosen.stat(scope, chain_id(diff_ids[: number + 1]))
+            except NotFound:
+                found.append(False)
+            else:
+                found.append(came_by_itself(info.labels))
+        return found
+
     def beside(self, snapshotter: str) -> bool:
         """Whether layers are unpacked as they come, whatever their order."""
         return self._snapshots.for_name(snapshotter or self._default).rebases
@@ -155,14 +175,20 @@ class Unpacker:
         snapshotter: str = "",
         report: Report = silent,
         *,
+        name: str = "",
         ready: Ready = _present,
+        done: Ready = _present,
     ) -> str:
         """Make the image's chain of snapshots; layers that are there as snapshots are passed over.
 
         :param scope: without a lease, one is held for the length of the call
-        :param ready: awaited with a layer's number before its content is needed
+        :param name: the reference by which a remote snapshotter may get the layers itself
+        :param ready: awaited with a layer's number before its content is needed; never for one whose snapshot
+            is there, or a remote snapshotter has
+        :param done: awaited with a layer's number when its content is not needed any more
         :returns: the chain id, the key of the topmost snapshot; "" for an image without layers
-        :raises NotFound: nothing for this platform, or content is missing
+        :raises NotFound: nothing for this platform, or a document of the image is missing
+        :raises FailedPrecondition: a layer is missing that has no snapshot (reason INCOMPLETE_IMAGE)
         :raises InvalidArgument: a malformed image or layer
         :raises DataLoss: a layer is not what the image's configuration says
         :raises ResourceExhausted: a limit of the differ was met, or the disk is full
@@ -184,25 +210,30 @@ class Unpacker:
             # Held before it is looked for: a collection may otherwise take it between the two.
             await self._leases.add_resource(held, held.lease, Resource(kind, top))
             if not await _exists(chosen, held, top):
-                await self._chain(held, chosen, manifest.layers, diff_ids, report, ready)
+                await self._chain(held, chosen, manifest, diff_ids, report, name, ready, done)
             info = await self._content.info(held, manifest.config.digest)
-            await add_labels(self._content, held, info, {f"{_GC_SNAPSHOT}.{chosen.name}": top})
+            await add_labels(self._content, held, info, {f"{SNAPSHOT_LABEL}{chosen.name}": top})
             return top
 
     async def _chain(
         self,
         scope: Scope,
         snapshotter: NamespacedSnapshotter,
-        layers: Sequence[Descriptor],
+        manifest: Manifest,
         diff_ids: Sequence[str],
         report: Report,
+        name: str,
         ready: Ready,
+        done: Ready,
     ) -> None:
         parts: list[_Layer] = []
-        for number, layer in enumerate(layers):
+        for number, layer in enumerate(manifest.layers):
             below = parts[-1] if parts else None
             chain = chain_id(diff_ids[: number + 1])
-            parts.append(_Layer(layer, diff_ids[number], chain, below, partial(ready, number)))
+            hints = layer_hints(name, manifest.digest, manifest.layers[number:])
+            waits = partial(ready, number), partial(done, number)
+            parts.append(_Layer(layer, diff_ids[number], chain, below, *waits, hints))
+        parts = await self._missing(scope, snapshotter, parts)
         if snapshotter.rebases:
             async with task_group() as group:
                 for part in parts:
@@ -210,6 +241,20 @@ class Unpacker:
         else:
             for part in parts:
                 await self._once(scope, snapshotter, part, report)
+
+    async def _missing(
+        self, scope: Scope, snapshotter: NamespacedSnapshotter, parts: Sequence[_Layer]
+    ) -> list[_Layer]:
+        """Those without a snapshot: all above the first of them, as a snapshot's parent is always there."""
+        for number, part in enumerate(parts):
+            # Held before it is looked for, as the top is.
+            await self._leases.add_resource(
+                scope, scope.lease, Resource(f"snapshots/{snapshotter.name}", part.chain)
+            )
+            if not await _exists(snapshotter, scope, part.chain):
+                return list(parts[number:])
+            part.committed.set()
+        return []
 
     async def _once(
         self, scope: Scope, snapshotter: NamespacedSnapshotter, layer: _Layer, report: Report
@@ -230,10 +275,12 @@ class Unpacker:
         beside = bool(parent) and snapshotter.rebases
         if beside:
             await layer.ready()
-        async with _extraction(snapshotter, scope, parent, layer.chain, labels, beside=beside) as prepared:
+        asked = {**labels, **layer.hints}
+        async with _extraction(snapshotter, scope, parent, layer.chain, asked, beside=beside) as prepared:
             if prepared is None:
                 return
             await layer.ready()
+            await self._check_here(scope, layer.blob)
             key, mounts = prepared
             progress.state(BlobState.UNPACKING, 0)
             applied = await self._diffs.apply(
@@ -253,6 +300,18 @@ class Unpacker:
         progress.state(BlobState.UNPACKED)
         info = await self._content.info(scope, layer.blob.digest)
         await add_labels(self._content, scope, info, {UNCOMPRESSED_LABEL: layer.diff_id})
+        await layer.done()
+
+    async def _check_here(self, scope: Scope, layer: Descriptor) -> None:
+        try:
+            await self._content.info(scope, layer.digest)
+        except NotFound:
+            raise FailedPrecondition(
+                f"the content of the image is not all here: layer {layer.digest} is missing",
+                reason="INCOMPLETE_IMAGE",
+                resource=f"blob {layer.digest}",
+                hint="pull the image again, for the snapshotter that is to have it",
+            ) from None
 
     async def _serves(
         self, scope: Scope, manifest: Manifest, want: Platform, declared: Platform | None

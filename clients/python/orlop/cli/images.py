@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 @click.option("--snapshotter", default="", metavar="NAME", help="The snapshotter to unpack into.")
 @click.option("--plain-http", is_flag=True, help="Allow plain HTTP to the registry.")
 @click.option("--no-unpack", is_flag=True, help="Fetch only.")
+@click.option(
+    "--discard-unpacked/--keep-unpacked",
+    default=None,
+    help="Drop a layer's blob once it is unpacked, or keep it; as the daemon's config says without.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @output_option
 @click.argument("reference", metavar="NAME")
@@ -31,6 +36,7 @@ async def pull(
     snapshotter: str,
     plain_http: bool,
     no_unpack: bool,
+    discard_unpacked: bool | None,
     quiet: bool,
     output: str,
     reference: str,
@@ -50,6 +56,7 @@ async def pull(
             credentials=credentials,
             plain_http=plain_http,
             unpack=not no_unpack,
+            discard_unpacked=discard_unpacked,
         ):
             shown.step(step)
             if isinstance(step, Image):

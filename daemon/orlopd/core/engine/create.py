@@ -145,7 +145,9 @@ class Creator:
             found = await self._finder.image(scope, value)
             image = found.name
             config, _, _ = await self._context.unpacker.image_config(scope, found.target, spec.platform)
-            parent = await self._context.unpacker.unpack(scope, found.target, spec.platform, name)
+            parent = await self._context.unpacker.unpack(
+                scope, found.target, spec.platform, name, name=found.name
+            )
         mounts = await snapshotter.prepare(scope, id, parent)
 
         async def remove() -> None:

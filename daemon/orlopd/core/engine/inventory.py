@@ -10,6 +10,7 @@ from orlopd.core import graph, manifests, platforms
 from orlopd.core.content import Content
 from orlopd.core.manifests import ImageConfig, Manifest
 from orlopd.core.scope import Scope
+from orlopd.core.unpack import SNAPSHOT_LABEL
 from orlopd.core.upkeep import Preview
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError
 from orlopd.plugin.values import Descriptor, Image, Platform, Usage
@@ -185,6 +186,11 @@ class Inventory:
         return manifests.parse_config(manifest.config, data).platform
 
     async def _is_whole(self, scope: Scope, manifest: Manifest) -> bool:
+        """Whether all of a manifest is here, or its layers are unpacked and their blobs not kept."""
+        with suppress(NotFound):
+            labels = (await self._content.info(scope, manifest.config.digest)).labels
+            if any(key.startswith(SNAPSHOT_LABEL) for key in labels):
+                return True
         for each in (manifest.config, *manifest.layers):
             try:
                 await self._content.info(scope, each.digest)

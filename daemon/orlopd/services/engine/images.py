@@ -61,6 +61,7 @@ class ImageService(_Base):
                 snapshotter=request.snapshotter or await self._engine.context.default_snapshotter(scope),
                 options=convert.resolve_options(request),
                 unpack=not request.no_unpack,
+                discard=request.discard_unpacked if request.HasField("discard_unpacked") else None,
                 report=relay.report,
             )
             await relay.finish()
