@@ -179,6 +179,31 @@ def test_pull_tells_steps_in_lines_when_there_is_no_terminal(world: Any) -> None
     ]
 
 
+def test_what_pull_and_export_ask_for(world: Any) -> None:
+    world.ok("pull", "-q", "a")
+    assert (world.record("pull")["discard"], world.record("pull")["all_platforms"]) == (None, False)
+    platform = ("--platform", "windows(10.0.17763)/amd64")
+    world.ok("pull", "-q", "--all-platforms", "--discard-unpacked", *platform, "b")
+    world.ok("pull", "-q", "--keep-unpacked", "c")
+    asked = world.records("pull")
+    assert [each["discard"] for each in asked] == [None, True, False]
+    assert (asked[1]["all_platforms"], asked[1]["os_version"]) == (True, "10.0.17763")
+    assert b"is no platform" in world.run("pull", "--platform", "windows(10/amd64", "a").stderr
+    world.ok("export", "--all-platforms", "a")
+    world.ok("export", "--skip-missing", "a")
+    asked = world.records("skip_missing")
+    assert [(each["all_platforms"], each["skip_missing"]) for each in asked] == [(True, False), (False, True)]
+
+
+def test_referrers_in_a_table_and_in_json(world: Any) -> None:
+    lines = world.ok("referrers", "--type", "a/b", "alpine").splitlines()
+    assert lines[0].split() == ["DIGEST", "TYPE", "SIZE"]
+    assert lines[1].split()[1:] == ["a/b", "3", "B"]
+    assert world.record("referrers") == {"referrers": "alpine", "type": "a/b"}
+    told = json.loads(world.ok("referrers", "--output", "json", "alpine"))
+    assert told["listed"][0]["annotations"] == {"k": "v"}
+
+
 def test_run_tells_the_steps_of_its_pull(world: Any) -> None:
     done = world.run("run", "pulled", "echo", "hi")
     assert done.stdout == b"hi\n"

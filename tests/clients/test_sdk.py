@@ -54,6 +54,12 @@ async def test_push_tells_what_will_be_pointed_at_then_progress_then_that_it_is(
         _ = [step async for step in client.images.push("missing")]
 
 
+async def test_referrers_are_values(client: orlop.Client) -> None:
+    found = await client.images.referrers("alpine")
+    assert found.listed[0].digest == found.subject
+    assert found.listed[0].annotations == {"k": "v"}
+
+
 async def test_leaving_a_pull_cancels_it(client: orlop.Client) -> None:
     pull = client.images.pull("slow")
     async for step in pull:

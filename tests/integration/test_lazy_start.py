@@ -41,7 +41,9 @@ def config(folder: Path) -> str:
 
 
 def check(daemon: Daemon, server: Registry, folder: Path, snapshotter: str) -> None:
-    image = make_image([busybox_layer(), text_layer("lazy", f"fetched {snapshotter}"), text_layer("late", snapshotter)])
+    image = make_image(
+        [busybox_layer(), text_layer("lazy", f"fetched {snapshotter}"), text_layer("late", snapshotter)]
+    )
     name = server.push(f"lazy/{snapshotter}:1", image)
     tree = folder / "trees" / image.layers[1].replace(":", "-")
     tree.mkdir()
@@ -52,7 +54,9 @@ def check(daemon: Daemon, server: Registry, folder: Path, snapshotter: str) -> N
     said = daemon.orlop("run", "--rm", "--snapshotter", snapshotter, name, "cat", "/lazy", "/late")
     assert daemon.must(said) == f"by itself\n{snapshotter}"
     # With the first one here as a snapshot, nothing of the second is fetched.
-    other = make_image([busybox_layer(), text_layer("lazy", f"never {snapshotter}"), text_layer("last", "last")])
+    other = make_image(
+        [busybox_layer(), text_layer("lazy", f"never {snapshotter}"), text_layer("last", "last")]
+    )
     tree = folder / "trees" / other.layers[1].replace(":", "-")
     tree.mkdir()
     (tree / "lazy").write_text("lazily\n")

@@ -66,6 +66,7 @@ class Rig:
         self.unpacker = distribution.unpacker
         self.archiver = distribution.archiver
         self.builder = distribution.builder
+        self.referrers = distribution.referrers
         self.events: list[PullEvent] = []
 
     def report(self, event: PullEvent) -> None:

@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from orlopd.core import manifests
+from orlopd.core.export import ExportOptions
 from orlopd.core.manifests import ImageConfig
 from orlopd.core.references import parse_reference
 from orlopd.plugin.errors import InvalidArgument, NotFound, OrlopError, PermissionDenied
@@ -359,6 +360,25 @@ async def test_export_of_one_platform_and_of_all_that_is_here(rig: Rig) -> None:
     assert blobs_of(await give(rig, "app:1", platform=Platform("linux", "s390x"))) == set(other.blobs)
     with pytest.raises(NotFound, match="nothing here for linux/riscv64"):
         await give(rig, "app:1", platform=Platform("linux", "riscv64"))
+
+
+async def test_an_index_of_which_a_part_is_missing(rig: Rig) -> None:
+    mine, other = small("here"), make_image([text_layer("o", "gone")], architecture="s390x")
+    index = make_index({f"linux/{ARCHITECTURE}": mine, "linux/s390x": other})
+    await take(rig, named(index, "app:1"))
+    await rig.store.content.delete(SCOPE, other.layers[0])
+    name = "docker.io/library/app:1"
+    lacking = other.layers[0]
+
+    async def written(**options: bool) -> set[str]:
+        pieces = rig.archiver.export_archive(SCOPE, [name], options=ExportOptions(**options))
+        return blobs_of(b"".join([piece async for piece in pieces]))
+
+    assert await written() >= {index.digest, *mine.blobs}
+    assert other.digest not in await written()
+    with pytest.raises(NotFound, match="not all here"):
+        await written(complete=True)
+    assert await written(skip_missing=True) == set(index.blobs) - {lacking}
 
 
 def blobs_of(data: bytes) -> set[str]:

@@ -74,8 +74,8 @@ class Registry:
                 self._put_blob(repository, digest, data)
         for digest in sorted(documents & set(image.blobs), key=lambda each: each == image.digest):
             media_type = image.document(digest)["mediaType"]
-            self._put(f"{repository}/manifests/{digest}", image.blobs[digest], media_type)
-        self._put(f"{repository}/manifests/{tag}", image.blobs[image.digest], image.target["mediaType"])
+            self.put(f"{repository}/manifests/{digest}", image.blobs[digest], media_type)
+        self.put(f"{repository}/manifests/{tag}", image.blobs[image.digest], image.target["mediaType"])
         return f"{self.address}/{name}"
 
     def _put_blob(self, repository: str, digest: str, data: bytes) -> None:
@@ -89,7 +89,8 @@ class Registry:
         request.add_header("Content-Type", "application/octet-stream")
         urllib.request.urlopen(request, timeout=30, context=self._trust).close()
 
-    def _put(self, path: str, data: bytes, media_type: str) -> None:
+    def put(self, path: str, data: bytes, media_type: str) -> None:
+        """Store a manifest, as ``REPOSITORY/manifests/NAME``."""
         url = f"{self.scheme}://{self.address}/v2/{path}"
         request = urllib.request.Request(url, method="PUT", data=data, headers={"Content-Type": media_type})
         urllib.request.urlopen(request, timeout=10, context=self._trust).close()

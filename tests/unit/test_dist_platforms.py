@@ -23,6 +23,7 @@ from orlopd.plugin.values import Platform
         ("linux/arm/6", "linux/arm/v6"),
         ("macos/arm64", "darwin/arm64"),
         ("linux/i386", "linux/386"),
+        ("Windows(10.0.17763.2114)/x86_64", "windows(10.0.17763.2114)/amd64"),
     ],
 )
 def test_a_platform_has_one_spelling(text: str, spelled: str) -> None:
@@ -38,7 +39,19 @@ def test_half_a_platform_is_completed_from_this_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "/", "linux/", "linux//v8", "a/b/c/d", "nonsense", "linux/am d64", "../../etc"]
+    "text",
+    [
+        "",
+        "/",
+        "linux/",
+        "linux//v8",
+        "a/b/c/d",
+        "nonsense",
+        "linux/am d64",
+        "../../etc",
+        "windows(1/amd64",
+        "windows()/amd64",
+    ],
 )
 def test_a_malformed_platform_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="malformed platform"):
@@ -60,6 +73,11 @@ def test_a_malformed_platform_is_refused(text: str) -> None:
         ("linux/arm/v7", "linux/arm/v6", 1),
         ("linux/arm/v6", "linux/arm/v7", None),
         ("linux/s390x", "linux/s390x", 0),
+        ("windows(10.0.17763.1)/amd64", "windows(10.0.17763.2114)/amd64", 0),
+        ("windows(10.0.17763.1)/amd64", "windows(10.0.20348.1)/amd64", None),
+        ("windows(10.0.17763.1)/amd64", "windows/amd64", 0),
+        ("windows/amd64", "windows(10.0.20348.1)/amd64", 0),
+        ("linux(6.1)/amd64", "linux(6.2)/amd64", None),
     ],
 )
 def test_what_runs_where_and_how_well(want: str, have: str, rank: int | None) -> None:
@@ -74,3 +92,14 @@ def test_the_best_comes_first_and_the_undeclared_last() -> None:
         (Platform("linux", "amd64"), "mine"),
     ]
     assert platforms.ranked(Platform("linux", "amd64"), offered) == ["mine", "old", "undeclared"]
+
+
+def test_the_very_version_comes_before_one_that_serves() -> None:
+    offered = [
+        (Platform("windows", "amd64"), "untold"),
+        (Platform("windows", "amd64", "", "10.0.17763.2114"), "same build"),
+        (Platform("windows", "amd64", "", "10.0.20348.1"), "other"),
+        (Platform("windows", "amd64", "", "10.0.17763.1"), "mine"),
+    ]
+    want = Platform("windows", "amd64", "", "10.0.17763.1")
+    assert platforms.ranked(want, offered) == ["mine", "untold", "same build"]

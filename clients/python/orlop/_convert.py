@@ -78,11 +78,21 @@ MOUNTS = {
 
 
 def platform(m: images_pb2.Platform) -> v.Platform:
-    return v.Platform(m.os, m.architecture, m.variant)
+    return v.Platform(m.os, m.architecture, m.variant, m.os_version)
 
 
 def platform_message(p: v.Platform | None) -> images_pb2.Platform | None:
-    return p and images_pb2.Platform(os=p.os, architecture=p.architecture, variant=p.variant)
+    return p and images_pb2.Platform(
+        os=p.os, architecture=p.architecture, variant=p.variant, os_version=p.os_version
+    )
+
+
+def referrers(m: images_pb2.ListReferrersResponse) -> v.Referrers:
+    listed = tuple(
+        v.Referrer(each.digest, each.media_type, each.size, each.artifact_type, dict(each.annotations))
+        for each in m.referrers
+    )
+    return v.Referrers(m.subject, listed)
 
 
 def credentials_message(c: v.Credentials | None) -> images_pb2.Credentials | None:

@@ -26,13 +26,14 @@ class Images:
         plain_http: bool = False,
         unpack: bool = True,
         discard_unpacked: bool | None = None,
+        all_platforms: bool = False,
     ) -> AsyncGenerator[values.PullProgress, None]:
         """Fetch an image and unpack it: yields what it resolved to, progress as it happens, and the image
         last.
 
         ``discard_unpacked`` drops the blobs of layers once they are unpacked, None is what the daemon's
-        config says. Leaving the iteration stops the pull; blobs that are complete are not fetched again by
-        the next one.
+        config says. ``all_platforms`` fetches all that the reference points at, attestations too. Leaving
+        the iteration stops the pull; blobs that are complete are not fetched again by the next one.
         """
         request = images_pb2.PullRequest(
             reference=reference,
@@ -42,6 +43,7 @@ class Images:
             plain_http=plain_http,
             no_unpack=not unpack,
             discard_unpacked=discard_unpacked,
+            all_platforms=all_platforms,
         )
         async for response in self._connection.stream(self._stub.Pull, request):
             step = _convert.pull_progress(response)
@@ -96,11 +98,46 @@ class Images:
         )
         return tuple(map(_convert.image, response.images))
 
+    async def referrers(
+        self,
+        reference: str,
+        artifact_type: str = "",
+        *,
+        credentials: values.Credentials | None = None,
+        plain_http: bool = False,
+    ) -> values.Referrers:
+        """What a registry has that is about an image, as signatures: of one type or of any.
+
+        Each can be pulled as REPOSITORY@DIGEST with ``unpack=False``.
+        """
+        request = images_pb2.ListReferrersRequest(
+            reference=reference,
+            artifact_type=artifact_type,
+            credentials=_convert.credentials_message(credentials),
+            plain_http=plain_http,
+        )
+        response = await self._connection.unary(self._stub.ListReferrers, request, timeout=WORK_SECONDS)
+        return _convert.referrers(response)
+
     async def export(
-        self, names: Sequence[str], *, platform: values.Platform | None = None
+        self,
+        names: Sequence[str],
+        *,
+        platform: values.Platform | None = None,
+        all_platforms: bool = False,
+        skip_missing: bool = False,
     ) -> AsyncGenerator[bytes, None]:
-        """Write images as one OCI layout tar, of one platform or of all that are here; yields its bytes."""
-        request = images_pb2.ExportRequest(names=names, platform=_convert.platform_message(platform))
+        """Write images as one OCI layout tar, of one platform or of all that are here; yields its bytes.
+
+        ``all_platforms`` wants all of the images to be here; ``skip_missing`` writes manifests, too, whose
+        parts are not here.
+        """
+        request = images_pb2.ExportRequest(
+            names=names,
+            platform=_convert.platform_message(platform),
+            all_platforms=all_platforms,
+            skip_missing=skip_missing,
+        )
         async for response in self._connection.stream(self._stub.Export, request):
             yield response.chunk
 

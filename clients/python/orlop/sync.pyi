@@ -43,6 +43,7 @@ class Images:
         plain_http: bool = ...,
         unpack: bool = ...,
         discard_unpacked: bool | None = ...,
+        all_platforms: bool = ...,
     ) -> Generator[values.PullProgress]: ...
     def push(
         self,
@@ -56,7 +57,22 @@ class Images:
     def import_(
         self, archive: Iterable[bytes], *, name: str = ..., snapshotter: str = ..., unpack: bool = ...
     ) -> tuple[values.Image, ...]: ...
-    def export(self, names: Sequence[str], *, platform: values.Platform | None = ...) -> Generator[bytes]: ...
+    def referrers(
+        self,
+        reference: str,
+        artifact_type: str = ...,
+        *,
+        credentials: values.Credentials | None = ...,
+        plain_http: bool = ...,
+    ) -> values.Referrers: ...
+    def export(
+        self,
+        names: Sequence[str],
+        *,
+        platform: values.Platform | None = ...,
+        all_platforms: bool = ...,
+        skip_missing: bool = ...,
+    ) -> Generator[bytes]: ...
     def build(self, build: values.Build, root: Iterable[bytes]) -> values.Image: ...
     def list(self, filters: Iterable[str] = ...) -> tuple[values.Image, ...]: ...
     def get(self, name: str) -> values.ImageDetails: ...

@@ -53,6 +53,8 @@ __all__ = [
     "PushProgress",
     "Pushed",
     "ReferenceLink",
+    "Referrer",
+    "Referrers",
     "Removal",
     "Removed",
     "Resolved",
@@ -165,9 +167,11 @@ class Platform:
     os: str
     architecture: str
     variant: str = ""
+    os_version: str = ""
 
     def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+        system = f"{self.os}({self.os_version})" if self.os_version else self.os
+        return "/".join(part for part in (system, self.architecture, self.variant) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,25 @@ class BlobProgress:
 
 PullProgress = Resolved | BlobProgress | Image
 """One step of a pull: what the name resolved to first, progress as it happens, the image last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """Something that says of itself that it is about something else; ``size`` is its manifest's, in bytes."""
+
+    digest: str
+    media_type: str
+    size: int
+    artifact_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Referrers:
+    """What refers to the digest ``subject``, in the registry's order."""
+
+    subject: str
+    listed: tuple[Referrer, ...]
 
 
 @dataclass(frozen=True, slots=True)

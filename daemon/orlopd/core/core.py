@@ -27,6 +27,7 @@ from .namespaces import Namespaces
 from .parts import PartInfo, Parts, Settings
 from .pull import Puller
 from .push import Pusher
+from .referrers import ReferrerLists
 from .snapshots import Snapshots
 from .store import Store, open_store
 from .tasks import Tasks
@@ -61,6 +62,7 @@ class Core:
     archiver: Archiver
     builder: Builder
     transfers: Transfers
+    referrers: ReferrerLists
     tasks: Tasks
     engine: Engine
 
@@ -130,6 +132,7 @@ class Core:
                 archiver=distribution.archiver,
                 builder=distribution.builder,
                 transfers=distribution.transfers,
+                referrers=distribution.referrers,
                 tasks=tasks,
                 engine=engine,
             )

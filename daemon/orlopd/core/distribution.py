@@ -10,6 +10,7 @@ from .build import Builder
 from .parts import ImageChecks, Parts
 from .pull import CONCURRENCY, Puller
 from .push import Pusher
+from .referrers import ReferrerLists
 from .store import Store
 from .transfer import Transfers
 from .unpack import Unpacker
@@ -25,6 +26,7 @@ class Distribution:
     archiver: Archiver
     builder: Builder
     transfers: Transfers
+    referrers: ReferrerLists
 
     @classmethod
     def make(
@@ -52,4 +54,4 @@ class Distribution:
         pusher = Pusher(content, unpacker, resolvers, leases, concurrency=concurrency)
         transfers = Transfers(puller, pusher, archiver, unpacker, images, leases)
         builder = Builder(content, images, leases)
-        return cls(unpacker, puller, pusher, archiver, builder, transfers)
+        return cls(unpacker, puller, pusher, archiver, builder, transfers, ReferrerLists(resolvers))

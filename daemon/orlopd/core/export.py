@@ -37,6 +37,7 @@ class ExportOptions:
     :param platform: this one's manifest alone, in place of the index
     :param kept: of an index's children with a platform, those that serve one of these; all when empty
     :param complete: everything must be here, not just one of an index's children
+    :param skip_missing: write manifests, too, whose configuration or layers are not here, without these
     :param docker: write what Docker reads, too
     :param foreign: write layers that are not to be given to others
     """
@@ -44,6 +45,7 @@ class ExportOptions:
     platform: Platform | None = None
     kept: tuple[Platform, ...] = ()
     complete: bool = False
+    skip_missing: bool = False
     docker: bool = True
     foreign: bool = True
 
@@ -188,7 +190,7 @@ class _Plan:
             is_index = descriptor.media_type in manifests.INDEX_TYPES
             # Of an index, some platforms may be here; of a manifest, everything must be.
             some = is_index and not self._options.complete
-            if not (any(here) or not here if some else all(here)):
+            if not self._options.skip_missing and not (any(here) or not here if some else all(here)):
                 return False
         self.blobs[info.digest] = info.size
         return True

@@ -7,14 +7,17 @@ out of an index.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.values import Platform
 
 T = TypeVar("T")
+_VERSIONED = re.compile(r"([A-Za-z]+)\(([A-Za-z0-9._+-]{1,64})\)(/.*)?")
 
 _ARCHITECTURES = {
     "i386": ("386", ""),
@@ -65,8 +68,12 @@ def current() -> Platform:
 def parse(text: str) -> Platform:
     """Read ``os/arch[/variant]``, or one of the first two with the other taken from this machine.
 
+    An operating system may have its version in parentheses, as containerd's clients write it.
+
     :raises InvalidArgument: anything else
     """
+    if match := _VERSIONED.fullmatch(text.strip()):
+        return replace(parse(f"{match[1]}{match[3]}"), os_version=match[2])
     parts = text.strip().split("/")
     if not all(part and part.replace("-", "").replace("_", "").replace(".", "").isalnum() for part in parts):
         raise _malformed(text)
@@ -106,6 +113,8 @@ def acceptable(want: Platform) -> Sequence[Platform]:
 def match(want: Platform, have: Platform) -> int | None:
     """How well ``have`` serves ``want``: 0 is best, None is not at all."""
     have = normalize(have)
+    if not _versions_agree(want, have):
+        return None
     for rank, platform in enumerate(acceptable(want)):
         if (platform.os, platform.architecture, platform.variant) == (
             have.os,
@@ -116,17 +125,30 @@ def match(want: Platform, have: Platform) -> int | None:
     return None
 
 
+def _versions_agree(want: Platform, have: Platform) -> bool:
+    """Whether a system of one version runs what was made for another; one that is not told may be any.
+
+    Windows wants the same build, whatever the revision; of other systems a version has no order.
+    """
+    if not want.os_version or not have.os_version:
+        return True
+    if have.os == "windows":
+        return want.os_version.split(".")[:3] == have.os_version.split(".")[:3]
+    return want.os_version == have.os_version
+
+
 def ranked(want: Platform, candidates: Iterable[tuple[Platform | None, T]]) -> list[T]:
     """Those candidates that serve ``want``, the best first.
 
     One that does not say its platform may serve, and comes after those that do.
     """
-    scored: list[tuple[int, int, T]] = []
+    scored: list[tuple[int, bool, int, T]] = []
     for position, (platform, candidate) in enumerate(candidates):
         rank = sys.maxsize if platform is None else match(want, platform)
         if rank is not None:
-            scored.append((rank, position, candidate))
-    return [candidate for _, _, candidate in sorted(scored, key=lambda each: each[:2])]
+            other = bool(want.os_version and platform and platform.os_version != want.os_version)
+            scored.append((rank, other, position, candidate))
+    return [each[-1] for each in sorted(scored, key=lambda each: each[:3])]
 
 
 def _below(variant: str, lowest: int) -> list[str]:

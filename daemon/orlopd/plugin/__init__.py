@@ -24,7 +24,17 @@ if TYPE_CHECKING:
         Provider,
         Requirement,
     )
-    from .resolver import Credentials, Destination, Pushed, PushingResolver, ResolveOptions, Resolver, Source
+    from .resolver import (
+        Credentials,
+        Destination,
+        Pushed,
+        PushingResolver,
+        Referrers,
+        ReferringResolver,
+        ResolveOptions,
+        Resolver,
+        Source,
+    )
     from .runtime import Runtime, Task
     from .service import Service
     from .snapshots import Snapshotter
@@ -49,6 +59,8 @@ __all__ = [
     "Provider",
     "Pushed",
     "PushingResolver",
+    "Referrers",
+    "ReferringResolver",
     "Requirement",
     "ResolveOptions",
     "Resolver",
@@ -70,7 +82,7 @@ _HOMES = {
     ),
     "resolver": (
         *("Credentials", "Destination", "Pushed", "PushingResolver"),
-        *("ResolveOptions", "Resolver", "Source"),
+        *("Referrers", "ReferringResolver", "ResolveOptions", "Resolver", "Source"),
     ),
     "runtime": ("Runtime", "Task"),
     "service": ("Service",),

@@ -95,6 +95,37 @@ class Resolver(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Referrers:
+    """What says of itself that it is about something: signatures, bills of materials and the like.
+
+    :param name: the full reference that was asked about
+    :param subject: the digest that it points at
+    :param listed: each with its artifact type and annotations, where the registry tells them
+    """
+
+    name: str
+    subject: str
+    listed: tuple[Descriptor, ...]
+
+
+@runtime_checkable
+class ReferringResolver(Resolver, Protocol):
+    """A resolver that can tell what refers to something, which is not asked of every one."""
+
+    async def referrers(
+        self, reference: str, artifact_type: str = "", options: ResolveOptions = ResolveOptions()
+    ) -> Referrers:
+        """What refers to what a reference points at; nothing is no error.
+
+        :param artifact_type: of this type alone
+        :raises InvalidArgument: malformed reference
+        :raises NotFound: the reference points at nothing
+        :raises OrlopError: as :meth:`resolve`
+        """
+        ...
+
+
 class Pushed(enum.Enum):
     """How content came to be at its destination."""
 

@@ -9,13 +9,17 @@ import logging
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
 
-from orlopd.plugin import Destination, PushingResolver, ResolveOptions, Source
+from orlopd.plugin import Destination, Referrers, ResolveOptions, Source
 
 from .config import RegistryConfig
+
+if TYPE_CHECKING:
+    from .resolver import RegistryResolver
 
 _DEFAULTS = ResolveOptions()
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]*:[./]")
@@ -33,7 +37,7 @@ class LazyResolver:
         self._config = config
         self._log = log
         self._lock = anyio.Lock()
-        self._resolver: PushingResolver | None = None
+        self._resolver: RegistryResolver | None = None
 
     def handles(self, reference: str) -> bool:
         """See :func:`handles`."""
@@ -51,13 +55,19 @@ class LazyResolver:
         async with (await self._loaded()).push(reference, options) as destination:
             yield destination
 
-    async def _loaded(self) -> PushingResolver:
+    async def referrers(
+        self, reference: str, artifact_type: str = "", options: ResolveOptions = _DEFAULTS
+    ) -> Referrers:
+        """See :class:`orlopd.plugin.ReferringResolver`."""
+        return await (await self._loaded()).referrers(reference, artifact_type, options)
+
+    async def _loaded(self) -> RegistryResolver:
         async with self._lock:
             if self._resolver is None:
                 self._resolver = await to_thread.run_sync(self._load)
         return self._resolver
 
-    def _load(self) -> PushingResolver:
+    def _load(self) -> RegistryResolver:
         from .resolver import RegistryResolver
 
         # These log URLs and headers, where signatures and tokens are.

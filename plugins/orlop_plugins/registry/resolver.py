@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from anyio import to_thread
 
-from orlopd.plugin import Credentials, ResolveOptions
+from orlopd.plugin import Credentials, Referrers, ResolveOptions
 from orlopd.plugin.errors import FailedPrecondition, OrlopError, Unavailable
 from orlopd.plugin.references import Reference, parse_reference
 
@@ -19,6 +19,7 @@ from .config import HostConfig, RegistryConfig
 from .endpoints import Endpoint, find_endpoints
 from .lazy import handles
 from .push import RegistryDestination
+from .referrers import find_referrers
 from .source import RegistrySource
 from .transport import Transport
 from .trust import TlsTrust
@@ -27,7 +28,8 @@ _DEFAULTS = ResolveOptions()
 
 
 class RegistryResolver:
-    """References to registries. See :class:`orlopd.plugin.PushingResolver`."""
+    """References to registries. See :class:`orlopd.plugin.PushingResolver` and
+    :class:`orlopd.plugin.ReferringResolver`."""
 
     def __init__(self, config: RegistryConfig, log: logging.Logger) -> None:
         self._config = config
@@ -64,6 +66,27 @@ class RegistryResolver:
                 return self._authorizer(parsed, access.endpoint, options, "pull,push", sources)
 
             yield RegistryDestination(ways, permit)
+
+    async def referrers(
+        self, reference: str, artifact_type: str = "", options: ResolveOptions = _DEFAULTS
+    ) -> Referrers:
+        """See :class:`orlopd.plugin.ReferringResolver`."""
+        parsed = parse_reference(reference)
+        async with AsyncExitStack() as stack:
+            ways = await self._ways(stack, parsed, options)
+            digest = parsed.digest or (await self._first(parsed, ways)).descriptor.digest
+            failed: list[tuple[Access, OrlopError]] = []
+            for way in ways:
+                if can(way, ["referrers"]):
+                    try:
+                        found = await find_referrers(way, digest, artifact_type)
+                    except OrlopError as error:
+                        if not way.endpoint.is_mirror and not isinstance(error, Unavailable):
+                            raise
+                        failed.append((way, error))
+                    else:
+                        return Referrers(parsed.name, digest, found)
+            raise _worst(failed) or _nowhere(parsed, "be asked for referrers at")
 
     async def _ways(
         self, stack: AsyncExitStack, reference: Reference, options: ResolveOptions, *, actions: str = "pull"

@@ -15,7 +15,15 @@ from tests.clients.engine.base import DIGEST, LAYERS, Base, Refusal, now
 
 class Images(Base, images_pb2_grpc.ImageServiceServicer):
     async def Pull(self, request: i.PullRequest, context: Any) -> AsyncIterator[i.PullResponse]:
-        self.keep(context, pull=request.reference, plain_http=request.plain_http, no_unpack=request.no_unpack)
+        self.keep(
+            context,
+            pull=request.reference,
+            plain_http=request.plain_http,
+            no_unpack=request.no_unpack,
+            all_platforms=request.all_platforms,
+            discard=request.discard_unpacked if request.HasField("discard_unpacked") else None,
+            os_version=request.platform.os_version,
+        )
         if request.reference == "missing":
             await self.refuse(
                 context, Refusal(grpc.StatusCode.NOT_FOUND, "missing: no such image", "IMAGE_NOT_FOUND")
@@ -47,10 +55,16 @@ class Images(Base, images_pb2_grpc.ImageServiceServicer):
         return i.ImportResponse(images=[i.Image(name=options.name or "from/archive:1", digest=DIGEST)])
 
     async def Export(self, request: i.ExportRequest, context: Any) -> AsyncIterator[i.ExportResponse]:
+        self.keep(context, all_platforms=request.all_platforms, skip_missing=request.skip_missing)
         if "missing" in request.names:
             await self.refuse(context, Refusal(grpc.StatusCode.NOT_FOUND, "missing: no such image"))
         for name in request.names:
             yield i.ExportResponse(chunk=name.encode())
+
+    async def ListReferrers(self, request: i.ListReferrersRequest, context: Any) -> i.ListReferrersResponse:
+        self.keep(context, referrers=request.reference, type=request.artifact_type)
+        one = i.Referrer(digest=DIGEST, media_type="m", size=3, artifact_type="a/b", annotations={"k": "v"})
+        return i.ListReferrersResponse(subject=DIGEST, referrers=[one])
 
     async def Build(self, request_iterator: Any, context: Any) -> i.BuildResponse:
         options, data = await collect(request_iterator)

@@ -58,11 +58,26 @@ async def import_(
     "-o", "--output", "file", metavar="FILE", help="Write to this file; to standard output without."
 )
 @click.option("--platform", metavar="OS/ARCH", help="The platform to write; all that are here without.")
+@click.option("--all-platforms", is_flag=True, help="Fail unless all of the images is here.")
+@click.option("--skip-missing", is_flag=True, help="Write manifests, too, whose parts are not here.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @with_client
-async def export(client: Client, *, file: str | None, platform: str | None, names: tuple[str, ...]) -> None:
+async def export(
+    client: Client,
+    *,
+    file: str | None,
+    platform: str | None,
+    all_platforms: bool,
+    skip_missing: bool,
+    names: tuple[str, ...],
+) -> None:
     """Write images to one archive, an OCI layout that Docker and podman read as well."""
-    data = client.images.export(names, platform=parse_platform(platform))
+    data = client.images.export(
+        names,
+        platform=parse_platform(platform),
+        all_platforms=all_platforms,
+        skip_missing=skip_missing,
+    )
     if file is None or file == "-":
         if sys.stdout.isatty():
             raise usage("an archive is not for a terminal: give -o FILE or redirect the output")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @verb("pull")
 @click.option("--platform", metavar="OS/ARCH", help="The platform to fetch; this machine's without.")
+@click.option("--all-platforms", is_flag=True, help="Fetch all there is; unpack what is for --platform.")
 @click.option("--snapshotter", default="", metavar="NAME", help="The snapshotter to unpack into.")
 @click.option("--plain-http", is_flag=True, help="Allow plain HTTP to the registry.")
 @click.option("--no-unpack", is_flag=True, help="Fetch only.")
@@ -33,6 +34,7 @@ async def pull(
     client: Client,
     *,
     platform: str | None,
+    all_platforms: bool,
     snapshotter: str,
     plain_http: bool,
     no_unpack: bool,
@@ -57,6 +59,7 @@ async def pull(
             plain_http=plain_http,
             unpack=not no_unpack,
             discard_unpacked=discard_unpacked,
+            all_platforms=all_platforms,
         ):
             shown.step(step)
             if isinstance(step, Image):
@@ -106,6 +109,32 @@ async def push(
                 pushed = step
     if pushed is not None:
         show(pushed) if output == "json" else click.echo(f"{printable(pushed.name)} {pushed.digest}")
+
+
+@verb("referrers")
+@click.option("--type", "artifact_type", default="", metavar="TYPE", help="Of this artifact type alone.")
+@click.option("--plain-http", is_flag=True, help="Allow plain HTTP to the registry.")
+@output_option
+@click.argument("reference", metavar="NAME")
+@with_client
+async def referrers(
+    client: Client, *, artifact_type: str, plain_http: bool, output: str, reference: str
+) -> None:
+    """List what a registry has that is about an image: signatures, bills of materials.
+
+    Each can be pulled with --no-unpack as REPOSITORY@DIGEST.
+    """
+    from orlop.credentials import find_credentials
+
+    credentials = await find_credentials(reference)
+    found = await client.images.referrers(
+        reference, artifact_type, credentials=credentials, plain_http=plain_http
+    )
+    if output == "json":
+        show(found)
+    else:
+        rows = [(each.digest, each.artifact_type or "-", size(each.size)) for each in found.listed]
+        click.echo(table(("DIGEST", "TYPE", "SIZE"), rows))
 
 
 @verb("images")

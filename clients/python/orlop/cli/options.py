@@ -297,7 +297,7 @@ def environment(given: Iterable[str]) -> tuple[str, ...]:
 
 
 def platform(text: str | None) -> Any:
-    """OS/ARCH[/VARIANT] as a value, None for None."""
+    """OS[(VERSION)]/ARCH[/VARIANT] as a value, None for None."""
     from orlop.values import Platform
 
     if not text:
@@ -305,4 +305,8 @@ def platform(text: str | None) -> Any:
     parts = text.split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise usage(f"{text!r} is no platform: write OS/ARCH, for example linux/amd64")
-    return Platform(*parts)
+    system, opened, version = parts[0].partition("(")
+    if bool(opened) != version.endswith(")"):
+        raise usage(f"{text!r} is no platform: an OS with a version is written OS(VERSION)")
+    variant = parts[2] if len(parts) == 3 else ""
+    return Platform(system, parts[1], variant, version.removesuffix(")"))

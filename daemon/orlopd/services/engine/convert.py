@@ -21,7 +21,7 @@ from orlopd.core.signals import parse_signal
 from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.resolver import Credentials, ResolveOptions
 from orlopd.plugin.runtime import Detach, Detached, Exit, Input, Output, Resize, SendSignal, Stdin
-from orlopd.plugin.values import Image, Platform
+from orlopd.plugin.values import Descriptor, Image, Platform
 from orlopd.services.convert import from_timestamp, to_timestamp
 
 M = TypeVar("M", bound=Message)
@@ -136,7 +136,7 @@ def platform(message: images_pb2.Platform) -> Platform | None:
     """A platform, None for an empty one."""
     if not message.os and not message.architecture:
         return None
-    return Platform(message.os, message.architecture, message.variant)
+    return Platform(message.os, message.architecture, message.variant, message.os_version)
 
 
 def pull_policy(value: Any) -> PullPolicy:
@@ -255,7 +255,23 @@ def image(value: Image, info: ImageInfo) -> images_pb2.Image:
 
 def platform_message(value: Platform) -> images_pb2.Platform:
     """A platform."""
-    return images_pb2.Platform(os=value.os, architecture=value.architecture, variant=value.variant)
+    return images_pb2.Platform(
+        os=value.os,
+        architecture=value.architecture,
+        variant=value.variant,
+        os_version=value.os_version,
+    )
+
+
+def referrer(value: Descriptor) -> images_pb2.Referrer:
+    """What is about something else."""
+    return images_pb2.Referrer(
+        digest=value.digest,
+        media_type=value.media_type,
+        size=value.size,
+        artifact_type=value.artifact_type,
+        annotations=dict(value.annotations),
+    )
 
 
 def image_config_message(value: ImageConfig) -> images_pb2.ImageConfig:

@@ -11,6 +11,7 @@ import anyio
 from orlop_protos.orlop.engine.v1 import images_pb2, images_pb2_grpc
 from orlopd.core.core import Core
 from orlopd.core.engine import Engine
+from orlopd.core.export import ExportOptions
 from orlopd.core.filters import parse
 from orlopd.core.flow import task_group
 from orlopd.core.progress import PullEvent, Resolved
@@ -61,6 +62,7 @@ class ImageService(_Base):
                 snapshotter=request.snapshotter or await self._engine.context.default_snapshotter(scope),
                 options=convert.resolve_options(request),
                 unpack=not request.no_unpack,
+                also=None if request.all_platforms else (),
                 discard=request.discard_unpacked if request.HasField("discard_unpacked") else None,
                 report=relay.report,
             )
@@ -111,11 +113,22 @@ class ImageService(_Base):
             raise InvalidArgument("no image was named")
         names = [(await self._engine.finder.image(scope, name)).name for name in request.names]
         platform = convert.platform(request.platform) if request.HasField("platform") else None
-        async with aclosing(self._core.archiver.export_archive(scope, names, platform)) as pieces:
+        if sum((platform is not None, request.all_platforms, request.skip_missing)) > 1:
+            raise InvalidArgument("platform, all_platforms and skip_missing exclude each other")
+        options = ExportOptions(platform, complete=request.all_platforms, skip_missing=request.skip_missing)
+        async with aclosing(self._core.archiver.export_archive(scope, names, options=options)) as pieces:
             async for piece in pieces:
                 for start in range(0, len(piece), streams.MOST_CHUNK):
                     chunk = piece[start : start + streams.MOST_CHUNK]
                     await context.write(images_pb2.ExportResponse(chunk=bytes(chunk)))
+
+    async def ListReferrers(self, request: Any, context: Any) -> images_pb2.ListReferrersResponse:
+        found = await self._core.referrers.find(
+            request.reference, request.artifact_type, convert.resolve_options(request)
+        )
+        return images_pb2.ListReferrersResponse(
+            subject=found.subject, referrers=[convert.referrer(each) for each in found.listed]
+        )
 
     async def Build(self, requests: AsyncIterator[Any], context: Any) -> images_pb2.BuildResponse:
         scope = engine_scope_of(context)
