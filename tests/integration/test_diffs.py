@@ -136,7 +136,9 @@ def test_an_image_of_layers_that_a_processor_reads_is_pulled_and_run(layers: Lay
     ]
     image = image_of(stack, {"Cmd": ["cat", "/etc/motd"], "Env": ["PATH=/bin"]})
     daemon = layers.daemon
-    daemon.must(daemon.orlop("import", save_archive(tmp_path / "xz.tar", "docker.io/library/xz:1", image=image)))
+    daemon.must(
+        daemon.orlop("import", save_archive(tmp_path / "xz.tar", "docker.io/library/xz:1", image=image))
+    )
     assert daemon.must(daemon.orlop("run", "--rm", "xz:1")) == "from xz\n"
     listed = [line.split() for line in daemon.must(daemon.orlop("plugins")).splitlines()]
     assert ["dev.orlop.processor.v1", "xz", "ok"] in [words[:3] for words in listed]

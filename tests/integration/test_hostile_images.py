@@ -88,7 +88,10 @@ HARMLESS: Mapping[str, Making] = {
         Member(name, TRAP.format(host=host).encode(), mode=0o755)
         for name in ("usr/bin/unpigz", "usr/bin/igzip", "bin/gzip", "bin/sh", "unpigz", "sbin/zstd")
     ],
-    "an absolute name": lambda host: [Member(f"{host}/secret", b"hacked"), Member("//proc/self/root/x", b"x")],
+    "an absolute name": lambda host: [
+        Member(f"{host}/secret", b"hacked"),
+        Member("//proc/self/root/x", b"x"),
+    ],
     "a device that is the host's disk": lambda host: [Member("disk", type=b"4", device=(8, 0), mode=0o666)],
 }
 
@@ -117,7 +120,11 @@ HOSTILE: Mapping[str, Making] = {
         Member(
             "x",
             padded(b"1\n0\n0\n"),
-            pax={b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.realsize": b"%d" % (1 << 60)},
+            pax={
+                b"GNU.sparse.major": b"1",
+                b"GNU.sparse.minor": b"0",
+                b"GNU.sparse.realsize": b"%d" % (1 << 60),
+            },
         )
     ],
     "a bomb of extended headers": lambda host: [(header(b"p", b"L", 100) + padded(b"x" * 100)) * 5000],

@@ -31,7 +31,9 @@ def layers() -> Iterator[Layers]:
 
 
 def run(*words: str | Path, cwd: Path | None = None) -> str:
-    done = subprocess.run([str(word) for word in words], capture_output=True, timeout=60, cwd=cwd, check=False)
+    done = subprocess.run(
+        [str(word) for word in words], capture_output=True, timeout=60, cwd=cwd, check=False
+    )
     assert done.returncode == 0, (words, done.stderr.decode(errors="replace"))
     return done.stdout.decode()
 
@@ -160,9 +162,7 @@ def test_what_umoci_repacked_and_inserted_is_read(layers: Layers, tmp_path: Path
     assert whole_seconds(inserted) == whole_seconds(below(source))
 
 
-def test_what_podman_built_and_committed_is_read(
-    layers: Layers, podman: Podman, tmp_path: Path
-) -> None:
+def test_what_podman_built_and_committed_is_read(layers: Layers, podman: Podman, tmp_path: Path) -> None:
     busybox = busybox_layer()
     layout = write_layout(tmp_path / "base", "v1", image_of([Layer(TAR, busybox, digest_of(busybox))]))
     base = podman("pull", f"oci:{layout}:v1")

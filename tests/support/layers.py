@@ -107,7 +107,11 @@ class Layers:
     def add(self, data: bytes) -> None:
         """Store a blob."""
         request = content_pb2.WriteContentRequest(
-            action=content_pb2.COMMIT, ref=digest_of(data), total=len(data), expected=digest_of(data), data=data
+            action=content_pb2.COMMIT,
+            ref=digest_of(data),
+            total=len(data),
+            expected=digest_of(data),
+            data=data,
         )
         for _ in self._content.Write(iter([request]), **self._with):
             pass

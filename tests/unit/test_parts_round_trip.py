@@ -58,7 +58,12 @@ ACL = struct.pack("<I", 2) + b"".join(
     for tag, bits, who in ((1, 7, -1 % (1 << 32)), (2, 5, 1000), (4, 5, -1 % (1 << 32)), (16, 5, -1 % (1 << 32)))
 ) + struct.pack("<HHI", 32, 0, (1 << 32) - 1)  # fmt: skip
 XATTRS = [
-    *((b"user.empty", b""), (b"user.bytes", bytes(range(256))), (b"user.a=b %3D %", b"="), (b"user.\xff", b"x\n")),
+    *(
+        (b"user.empty", b""),
+        (b"user.bytes", bytes(range(256))),
+        (b"user.a=b %3D %", b"="),
+        (b"user.\xff", b"x\n"),
+    ),
     *((b"security.capability", CAPABILITY), (b"security.capability", CAPABILITY_3)),
     *((b"trusted.of-root", b"t"), (b"user.colour", b"blue"), (b"user.colour", b"red")),
     (b"system.posix_acl_access", ACL),
@@ -109,7 +114,13 @@ def steps(*whats: str) -> st.SearchStrategy[Step]:
             st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True).map(sorted).map(tuple),
         ),
         st.builds(
-            *(Step, st.just("symlink"), PATHS, st.sampled_from([b"a", b"\xff" * 9, b"/../" * 400]), ATTRIBUTES)
+            *(
+                Step,
+                st.just("symlink"),
+                PATHS,
+                st.sampled_from([b"a", b"\xff" * 9, b"/../" * 400]),
+                ATTRIBUTES,
+            )
         ),
     )
 
@@ -160,7 +171,9 @@ class Tree:
                 os.mkdir(path)
                 self._attributes(path, step.attributes)
         elif step.what == "rename":
-            if not (step.other + b"/").startswith(step.path + b"/") and not step.path.startswith(step.other + b"/"):
+            if not (step.other + b"/").startswith(step.path + b"/") and not step.path.startswith(
+                step.other + b"/"
+            ):
                 with contextlib.suppress(OSError):  # EXDEV: a directory of the layers below
                     os.rename(path, self._place(step.other))
         else:
@@ -270,7 +283,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         os.setxattr(probe.fileno(), "user.probe", b"")  # a tmpfs knows them since Linux 6.6
         place = memory
     with start_blocking_portal() as portal:
-        differ = TarDiffer(WorkerPool(2, logging.getLogger("test")), tmp_path_factory.mktemp("scratch"), Limits())
+        differ = TarDiffer(
+            WorkerPool(2, logging.getLogger("test")), tmp_path_factory.mktemp("scratch"), Limits()
+        )
         yield Workshop(portal, differ, place)
         portal.call(differ.aclose)
 
@@ -291,8 +306,12 @@ FILE, OTHER = Attributes(), Attributes(mode=0o4755, uid=5, seconds=-3, whole=Fal
 @FULL if PROVE else SHORT
 @example([Step("file", b"a/a", b"1")], [Step("touch", b"a", attributes=OTHER)])
 @example([Step("file", b"a", b"1"), Step("link", b"b", b"a")], [Step("attributes", b"a", attributes=OTHER)])
-@example([Step("file", b"a", b"1"), Step("link", b"b", b"a")], [Step("link", b"c", b"a"), Step("remove", b"a")])
-@example([Step("folder", b"a"), Step("file", b"a/b", b"1")], [Step("file", b"a", b"2"), Step("file", b"a/c", b"3")])
+@example(
+    [Step("file", b"a", b"1"), Step("link", b"b", b"a")], [Step("link", b"c", b"a"), Step("remove", b"a")]
+)
+@example(
+    [Step("folder", b"a"), Step("file", b"a/b", b"1")], [Step("file", b"a", b"2"), Step("file", b"a/c", b"3")]
+)
 @example(  # what a directory had before it was made anew is not kept
     [Step("folder", b"a/a", attributes=Attributes(xattrs=((b"user.empty", b""),)))],
     [Step("file", b"a"), Step("folder", b"a/a/a")],
@@ -358,7 +377,9 @@ def test_what_this_machines_policy_puts_on_files_is_not_of_the_tree(workshop: Wo
             (root / name / "file").touch()
             os.utime(root / name / "file", (0, 0))
         os.setxattr(root / "labelled/file", "security.selinux", b"system_u:object_r:etc_t:s0")
-        assert await workshop.diff([], bind(root / "labelled")) == await workshop.diff([], bind(root / "plain"))
+        assert await workshop.diff([], bind(root / "labelled")) == await workshop.diff(
+            [], bind(root / "plain")
+        )
 
     workshop.do(job)
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import anyio.to_thread
 
-from orlopd.plugin.diff import Differ, Progress
+from orlopd.plugin.diff import Differ, ParticularDiffer, Progress
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
 from orlopd.plugin.files import sync_filesystem
 from orlopd.plugin.mount import overlay_layers
@@ -30,19 +30,26 @@ UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
 NO_PROCESSORS: Mapping[str, Processor] = MappingProxyType({})
 
 
+def general(differs: Sequence[Differ]) -> Sequence[Differ]:
+    """Those that are there for any mounts."""
+    return tuple(differ for differ in differs if not isinstance(differ, ParticularDiffer))
+
+
 class Diffs:
-    """Applies and makes layers with the first differ that handles the media type."""
+    """Applies and makes layers with the first differ that handles the media type, and that suits the mounts if it
+    is particular about them."""
 
     def __init__(
         self, content: Content, differs: Sequence[Differ], processors: Mapping[str, Processor] = NO_PROCESSORS
     ) -> None:
         """:param processors: by id, for layers that no differ handles"""
         self._content = content
-        self._differs = tuple(differs)
+        self._particular = [differ for differ in differs if isinstance(differ, ParticularDiffer)]
+        self._differs = general(differs)
         self._processors = processors
 
     def for_media_type(self, media_type: str) -> Differ:
-        """The differ for a media type. :raises Unimplemented: there is none"""
+        """The differ for a media type, whatever the mounts. :raises Unimplemented: there is none"""
         for differ in self._differs:
             if differ.handles(media_type):
                 return differ
@@ -70,7 +77,7 @@ class Diffs:
         :raises NotFound: the namespace does not have the layer
         :raises Unimplemented: no differ handles its media type
         """
-        steps, differ = self._way(layer.media_type)
+        steps, differ = await self._way(layer.media_type, mounts)
         if isinstance(differ, RemoteDiffer):
             await self._content.info(scope, layer.digest)  # that the namespace has it
             return await differ.apply_in(scope.namespace, layer, mounts, payloads=payloads, sync=sync)
@@ -83,7 +90,10 @@ class Diffs:
             await anyio.to_thread.run_sync(_sync, mounts)
         return applied
 
-    def _way(self, media_type: str) -> tuple[Sequence[Step], Differ]:
+    async def _way(self, media_type: str, mounts: Sequence[Mount]) -> tuple[Sequence[Step], Differ]:
+        for differ in self._particular:
+            if differ.handles(media_type) and await differ.suits(mounts):
+                return (), differ
         if not any(differ.handles(media_type) for differ in self._differs):
             found = path_to_differ(media_type, self._processors, self._differs)
             if found is not None:

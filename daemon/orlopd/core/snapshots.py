@@ -13,7 +13,7 @@ from .gc import Collector
 from .parts import Catalog
 from .snapshotter import NamespacedSnapshotter
 
-__all__ = ["TARGET_LABEL", "NamespacedSnapshotter", "Snapshots"]
+__all__ = ["NamespacedSnapshotter", "Snapshots"]
 
 
 class Snapshots:

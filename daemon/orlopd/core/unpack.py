@@ -22,7 +22,7 @@ from orlopd.plugin.errors import (
     InvalidArgument,
     NotFound,
 )
-from orlopd.plugin.snapshots import REBASE_LABEL
+from orlopd.plugin.snapshots import REBASE_LABEL, TARGET_LABEL
 from orlopd.plugin.values import Descriptor, Labels, Mount, Platform, chain_id
 
 from . import manifests, platforms
@@ -36,7 +36,7 @@ from .locks import KeyedLocks
 from .manifests import ImageConfig, Manifest
 from .progress import BlobKind, BlobReport, BlobState, Report, silent
 from .scope import Scope
-from .snapshots import TARGET_LABEL, NamespacedSnapshotter, Snapshots
+from .snapshots import NamespacedSnapshotter, Snapshots
 
 _INHERITED = "containerd.io/snapshot/"
 SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .content import BlobReader, Ingest
 from .values import Descriptor, Mount
@@ -63,4 +63,17 @@ class Differ(Protocol):
         :returns: bytes of files written
         :raises InvalidArgument: not a tar, or one that tries to leave its root
         """
+        ...
+
+
+@runtime_checkable
+class ParticularDiffer(Differ, Protocol):
+    """A differ for some mounts only, such as those of one snapshotter that wants layers in a form of its own.
+
+    It is asked ahead of all others, and for :meth:`apply` only: ``diff`` and ``unpack_tar`` are for differs that
+    are there for any mounts, and it raises Unimplemented there.
+    """
+
+    async def suits(self, mounts: Sequence[Mount]) -> bool:
+        """Whether a layer that it handles is to be applied to ``mounts`` by this differ. Changes nothing."""
         ...

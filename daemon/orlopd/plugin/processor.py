@@ -17,7 +17,9 @@ class Processor(Protocol):
         """The media type of what comes out for ``media_type``; "" where it is none of this processor's."""
         ...
 
-    def process(self, layer: Descriptor, blob: BlobReader, payload: TypedBytes | None) -> AsyncIterator[bytes]:
+    def process(
+        self, layer: Descriptor, blob: BlobReader, payload: TypedBytes | None
+    ) -> AsyncIterator[bytes]:
         """The layer's bytes as the media type that :meth:`returns` says, in pieces of any size.
 
         What comes out is hostile all the same: the differ's limits and checks are yet to come. ``blob`` was

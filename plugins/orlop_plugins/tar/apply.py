@@ -30,7 +30,7 @@ from .whiteouts import Hider
 
 _NO_ID = (1 << 32) - 1
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
-_MAX_TIME = (1 << 63) - 1
+MAX_TIME = (1 << 63) - 1
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESERVED_XATTRS = tuple(map(os.fsencode, RESERVED_XATTRS))
 _HOST_XATTRS = frozenset(map(os.fsencode, HOST_XATTRS))
@@ -63,15 +63,15 @@ class Applier:
             try:
                 self._entry(entry, reader)
             except OSError as error:
-                raise _explain(f"cannot write archive entry {show(entry.name)}", error) from error
+                raise explain_entry(f"cannot write archive entry {show(entry.name)}", error) from error
         try:
             self._hider.finish()
         except OSError as error:
-            raise _explain("cannot write the archive's whiteouts", error) from error
+            raise explain_entry("cannot write the archive's whiteouts", error) from error
         self._tree.settle()
 
     def _entry(self, entry: Entry, reader: TarReader) -> None:
-        parts = _parts(entry.name, entry)
+        parts = name_parts(entry.name, entry)
         if not parts:
             if entry.type != DIRECTORY:
                 raise malformed(f"entry {show(entry.name)} would replace the root directory")
@@ -123,7 +123,7 @@ class Applier:
             os.close(fd)
 
     def _link(self, path: bytes, entry: Entry) -> None:
-        target = b"/" + b"/".join(_parts(entry.link, entry))
+        target = b"/" + b"/".join(name_parts(entry.link, entry))
         try:
             there = os.lstat(target)
         except FileNotFoundError as error:
@@ -141,16 +141,14 @@ class Applier:
         self._tree.replace(path, lambda: os.link(target, path, follow_symlinks=False))
 
     def _device(self, path: bytes, entry: Entry) -> None:
-        if not (0 <= entry.major <= _MAX_MAJOR and 0 <= entry.minor <= _MAX_MINOR):
-            raise malformed(f"device {show(entry.name)} has the number {entry.major}:{entry.minor}")
+        check_device(entry)
         kind = stat.S_IFCHR if entry.type == CHAR else stat.S_IFBLK
         number = os.makedev(entry.major, entry.minor)
         self._tree.replace(path, lambda: os.mknod(path, kind | 0o600, number))
         self._attributes(path, entry)
 
     def _attributes(self, target: bytes | int, entry: Entry) -> None:
-        if not (0 <= entry.uid < _NO_ID and 0 <= entry.gid < _NO_ID):
-            raise malformed(f"entry {show(entry.name)} belongs to {entry.uid}:{entry.gid}")
+        check_owner(entry)
         # Owner first: chown clears set-id bits and capabilities.
         if isinstance(target, int):
             os.chown(target, entry.uid, entry.gid)
@@ -161,7 +159,7 @@ class Applier:
         if entry.type != SYMLINK:
             os.chmod(target, entry.mode & 0o7777)
         # A time that nanoseconds in 64 bits cannot hold is the epoch, as other container managers have it.
-        mtime = entry.mtime_ns if abs(entry.mtime_ns) <= _MAX_TIME else 0
+        mtime = entry.mtime_ns if abs(entry.mtime_ns) <= MAX_TIME else 0
         if isinstance(target, int):
             os.utime(target, ns=(mtime, mtime))
         elif entry.type == DIRECTORY:
@@ -196,7 +194,19 @@ class Applier:
             raise
 
 
-def _parts(name: bytes, entry: Entry) -> list[bytes]:
+def check_device(entry: Entry) -> None:
+    """:raises InvalidArgument: there can be no device of this number"""
+    if not (0 <= entry.major <= _MAX_MAJOR and 0 <= entry.minor <= _MAX_MINOR):
+        raise malformed(f"device {show(entry.name)} has the number {entry.major}:{entry.minor}")
+
+
+def check_owner(entry: Entry) -> None:
+    """:raises InvalidArgument: nothing can belong to these"""
+    if not (0 <= entry.uid < _NO_ID and 0 <= entry.gid < _NO_ID):
+        raise malformed(f"entry {show(entry.name)} belongs to {entry.uid}:{entry.gid}")
+
+
+def name_parts(name: bytes, entry: Entry) -> list[bytes]:
     """The parts of a name. A leading slash means the root of the layer; some builders write it."""
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
@@ -209,7 +219,8 @@ def _parts(name: bytes, entry: Entry) -> list[bytes]:
     return parts
 
 
-def _explain(what: str, error: OSError) -> OrlopError:
+def explain_entry(what: str, error: OSError) -> OrlopError:
+    """The error for an archive's entry that could not be written."""
     what = f"{what}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceExhausted(what, reason="DISK_FULL", hint="free some space: orlop system prune")

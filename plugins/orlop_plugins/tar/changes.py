@@ -18,7 +18,7 @@ from orlopd.plugin.files import Folder, scan
 from .headers import REG, SYMLINK, Entry, show
 from .streams import CHUNK
 from .tree import HOST_XATTRS, OVERLAY_XATTRS, RESERVED_XATTRS
-from .whiteouts import WHITEOUT
+from .whiteouts import PREFIX
 from .writer import TarWriter, entry_of, hard_link, sparse_map
 
 _NANO = 1_000_000_000
@@ -113,7 +113,7 @@ class Changes:
                         _write(archive, parent.named, parent.place, written)
                 if place is None:
                     folder, _, name = change.named.rpartition(b"/")
-                    gone = folder + b"/" + WHITEOUT + name if folder else WHITEOUT + name
+                    gone = folder + b"/" + PREFIX + name if folder else PREFIX + name
                     archive.header(Entry(gone, REG))
                 else:
                     _check_name(change.named)
@@ -167,7 +167,7 @@ class Changes:
 
 
 def _check_name(name: bytes) -> None:
-    if name.rpartition(b"/")[2].startswith(WHITEOUT):
+    if name.rpartition(b"/")[2].startswith(PREFIX):
         raise FailedPrecondition(
             f"{show(name)} cannot go into a layer: names that begin with .wh. hide others there",
             reason="RESERVED_NAME",

@@ -14,7 +14,7 @@ from orlopd.plugin.diff import Progress
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, OrlopError
 from orlopd.plugin.values import Descriptor, Mount, check_digest
 
-from .jobs import ApplyJob, DiffJob, Outcome
+from .jobs import AnyJob, ApplyJob, DiffJob, Outcome
 from .limits import Limits
 from .pool import WorkerPool
 
@@ -40,7 +40,7 @@ class TarDiffer:
         self._limits = limits
 
     def handles(self, media_type: str) -> bool:
-        return _MEDIA_TYPE.fullmatch(media_type) is not None
+        return handles(media_type)
 
     async def apply(
         self,
@@ -50,13 +50,7 @@ class TarDiffer:
         *,
         progress: Progress | None = None,
     ) -> Descriptor:
-        digest = check_digest(layer.digest) if layer.digest else ""
-        if layer.size and blob.size != layer.size:
-            raise FailedPrecondition(
-                f"layer {digest} has {blob.size} bytes, its descriptor says {layer.size}",
-                reason="SIZE_MISMATCH",
-                resource=f"blob {digest}",
-            )
+        digest = check_layer(layer, blob)
         outcome = await self._apply(blob, mounts, digest, whiteouts=True, progress=progress)
         return Descriptor(UNCOMPRESSED, outcome.digest, outcome.size)
 
@@ -118,38 +112,70 @@ class TarDiffer:
         progress: Progress | None,
     ) -> Outcome:
         job = ApplyJob(tuple(mounts), self._scratch, blob.path or "", digest, whiteouts, self._limits)
-        if blob.path is not None:
-            return await self._pool.run(job, progress=progress)
-        # No file to open: what the store gives goes through a pipe.
-        reading, writing = _pipe()
-        outcomes: list[Outcome] = []
-        failures: list[OrlopError] = []
+        return await fed(self._pool, job, blob, progress=progress)
 
-        async def feed() -> None:
-            offset = 0
-            os.set_blocking(writing.fileno(), False)
+
+def handles(media_type: str) -> bool:
+    """Whether it is that of a tar layer."""
+    return _MEDIA_TYPE.fullmatch(media_type) is not None
+
+
+def check_layer(layer: Descriptor, blob: BlobReader) -> str:
+    """The digest of a layer, if it is known. :raises FailedPrecondition: its blob is of another size"""
+    digest = check_digest(layer.digest) if layer.digest else ""
+    if layer.size and blob.size != layer.size:
+        raise FailedPrecondition(
+            f"layer {digest} has {blob.size} bytes, its descriptor says {layer.size}",
+            reason="SIZE_MISMATCH",
+            resource=f"blob {digest}",
+        )
+    return digest
+
+
+async def fed(
+    pool: WorkerPool,
+    job: AnyJob,
+    blob: BlobReader,
+    fds: Sequence[int] = (),
+    *,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Do a job that reads a blob. Raises as :meth:`.pool.WorkerPool.run`, and as reading the blob does.
+
+    :param job: it has the blob's path; where there is none, the last descriptor sent along is a pipe with it
+    """
+    if blob.path is not None:
+        return await pool.run(job, fds, progress=progress)
+    # No file to open: what the store gives goes through a pipe.
+    reading, writing = _pipe()
+    outcomes: list[Outcome] = []
+    failures: list[OrlopError] = []
+
+    async def feed() -> None:
+        offset = 0
+        os.set_blocking(writing.fileno(), False)
+        try:
+            with writing:
+                while data := await blob.read_at(offset, _READ):
+                    offset += len(data)
+                    await _write(writing.fileno(), data)
+        except BrokenPipeError:
+            pass  # the worker stopped reading, and says why
+        except OrlopError as error:
+            failures.append(error)
+            group.cancel_scope.cancel()
+
+    with reading, writing:
+        async with anyio.create_task_group() as group:
+            group.start_soon(feed)
             try:
-                with writing:
-                    while data := await blob.read_at(offset, _READ):
-                        offset += len(data)
-                        await _write(writing.fileno(), data)
-            except BrokenPipeError:
-                pass  # the worker stopped reading, and says why
+                outcomes.append(await pool.run(job, [*fds, reading.fileno()], progress=progress))
             except OrlopError as error:
                 failures.append(error)
-                group.cancel_scope.cancel()
-
-        with reading, writing:
-            async with anyio.create_task_group() as group:
-                group.start_soon(feed)
-                try:
-                    outcomes.append(await self._pool.run(job, [reading.fileno()], progress=progress))
-                except OrlopError as error:
-                    failures.append(error)
-                group.cancel_scope.cancel()
-        if failures:
-            raise failures[0]
-        return outcomes[0]
+            group.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+    return outcomes[0]
 
 
 class _End:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from orlopd.plugin import errors
 from orlopd.plugin.values import Mount
@@ -53,6 +53,12 @@ class DiffJob:
 Job = ApplyJob | DiffJob
 
 
+class AnyJob(Protocol):
+    """A dataclass, of what JSON has and :class:`.limits.Limits`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """``digest`` and ``size`` of the uncompressed archive, and how many bytes of files were written."""
@@ -62,7 +68,7 @@ class Outcome:
     written: int = 0
 
 
-def encode_job(job: Job) -> bytes:
+def encode_job(job: AnyJob) -> bytes:
     """One line."""
     return json.dumps({"do": type(job).__name__, **asdict(job)}).encode() + b"\n"
 

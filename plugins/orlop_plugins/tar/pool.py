@@ -19,7 +19,7 @@ import anyio.abc
 from orlopd.plugin.diff import Progress
 from orlopd.plugin.errors import Internal, OrlopError, Unavailable
 
-from .jobs import Job, Outcome, decode_error, encode_job
+from .jobs import AnyJob, Outcome, decode_error, encode_job
 
 _END_SECONDS = 5.0
 _HELLO_SECONDS = 30.0
@@ -30,9 +30,11 @@ class WorkerPool:
     """Runs jobs, each in a process of its own, some at a time.
 
     :param workers: how many at a time
+    :param zygote: the module to run for the process that forks them, see :func:`.zygote.main`
     """
 
-    def __init__(self, workers: int, log: logging.Logger) -> None:
+    def __init__(self, workers: int, log: logging.Logger, zygote: str = f"{__package__}.zygote") -> None:
+        self._zygote = zygote
         self._log = log
         self._limiter = anyio.CapacityLimiter(workers)
         self._starting = anyio.Lock()
@@ -46,7 +48,7 @@ class WorkerPool:
                 return
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
-            command = [sys.executable, "-P", "-m", f"{__package__}.zygote", str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", self._zygote, str(theirs.fileno())]
             with theirs:
                 try:
                     self._process = await anyio.open_process(
@@ -76,9 +78,10 @@ class WorkerPool:
                     process.kill()
                     await process.wait()
 
-    async def run(self, job: Job, fds: Sequence[int] = (), *, progress: Progress | None = None) -> Outcome:
+    async def run(self, job: AnyJob, fds: Sequence[int] = (), *, progress: Progress | None = None) -> Outcome:
         """Do a job. When cancelled, the worker is dead before this returns.
 
+        :param job: one that the workers know
         :param fds: descriptors the job needs; they stay the caller's
         :raises OrlopError: what the worker found
         :raises Unavailable: the worker died

@@ -18,10 +18,10 @@ from .tree import Tree, Whiteouts
 # Paths are bytes, as archives have them.
 # ruff: noqa: PTH120, PTH208
 
-WHITEOUT = b".wh."
+PREFIX = b".wh."
 """How the names of whiteouts begin."""
-_OPAQUE = b".wh..wh..opq"
-_AUFS = b".wh..wh."
+OPAQUE = b".wh..wh..opq"
+AUFS = b".wh..wh."
 
 
 class Hider:
@@ -47,12 +47,12 @@ class Hider:
 
     def takes(self, parent: bytes, base: bytes) -> bool:
         """Carry out the entry ``base`` in ``parent`` if it is a whiteout, and say whether it is."""
-        if self._tree.whiteouts is Whiteouts.NONE or not base.startswith(WHITEOUT):
+        if self._tree.whiteouts is Whiteouts.NONE or not base.startswith(PREFIX):
             return False
-        if base == _OPAQUE:
+        if base == OPAQUE:
             self._opaque(parent)
-        elif not base.startswith(_AUFS):  # aufs's own records
-            self._hide(parent, base[len(WHITEOUT) :])
+        elif not base.startswith(AUFS):  # aufs's own records
+            self._hide(parent, hidden_name(parent, base))
         return True
 
     def finish(self) -> None:
@@ -85,8 +85,6 @@ class Hider:
                 self._tree.mark_opaque(path)
 
     def _hide(self, parent: bytes, name: bytes) -> None:
-        if name in (b"", b".", b".."):
-            raise malformed(f"whiteout {show(WHITEOUT + name)} in {show(parent)} names no file")
         path = parent.rstrip(b"/") + b"/" + name
         if self._tree.whiteouts is Whiteouts.DELETE:
             self._delete(path)
@@ -141,6 +139,14 @@ class Hider:
                 _remove_if_empty(name, folder.fd)
             else:
                 os.unlink(name, dir_fd=folder.fd)
+
+
+def hidden_name(parent: bytes, base: bytes) -> bytes:
+    """The name that the whiteout ``base`` hides. :raises InvalidArgument: there can be none such"""
+    name = base[len(PREFIX) :]
+    if name in (b"", b".", b".."):
+        raise malformed(f"whiteout {show(base)} in {show(parent)} names no file")
+    return name
 
 
 def _inode(info: os.stat_result) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orlopd.plugin.errors import DataLoss, Internal, InvalidArgument, NotFound, OrlopError
@@ -18,7 +18,8 @@ from .apply import Applier
 from .changes import Changes
 from .confine import enter, enter_trees, ground
 from .headers import TarReader
-from .jobs import ApplyJob, DiffJob, Job, Outcome, decode_job, encode_error
+from .jobs import ApplyJob, DiffJob, Outcome, decode_job, encode_error
+from .limits import Limits
 from .streams import Raw, Stream
 from .tree import Tree, Whiteouts
 from .writer import TarWriter
@@ -27,7 +28,11 @@ _PURGE_BUDGET = 10  # files that whiteouts may look at, for each entry allowed
 _REPORT_SECONDS = 0.1
 
 
-def serve(parent: int, connection: socket.socket, fds: Sequence[int]) -> None:
+Work = Callable[[bytes, Sequence[int], Callable[[int], None]], Outcome]
+"""Does a job: its line, the descriptors that came along, and whom to tell the bytes done so far."""
+
+
+def serve(work: Work, parent: int, connection: socket.socket, fds: Sequence[int]) -> None:
     """Do the job that comes on ``connection``. Runs in a fresh fork, and returns when it is done.
 
     :param parent: the process that forked; if it is gone, so are we
@@ -42,8 +47,8 @@ def serve(parent: int, connection: socket.socket, fds: Sequence[int]) -> None:
     os.close(own)
     try:
         with connection.makefile("rb") as lines:
-            job = decode_job(lines.readline())
-        outcome = _do(job, fds, _Reporter(connection))
+            line = lines.readline()
+        outcome = work(line, fds, _Reporter(connection))
         answer = {"digest": outcome.digest, "size": outcome.size, "written": outcome.written}
         line = json.dumps({"done": answer}).encode() + b"\n"
     except OrlopError as error:
@@ -76,51 +81,78 @@ class _Reporter:
             self._connection.sendall(b'{"progress": %d}\n' % count)
 
 
-def _do(job: Job, fds: Sequence[int], report: _Reporter) -> Outcome:
+def work(line: bytes, fds: Sequence[int], report: Callable[[int], None]) -> Outcome:
+    """Do the job in ``line``."""
+    job = decode_job(line)
     if isinstance(job, ApplyJob):
         return _apply(job, fds, report)
     return _diff(job, fds, report)
 
 
-def _apply(job: ApplyJob, fds: Sequence[int], report: _Reporter) -> Outcome:
-    if job.path:
-        try:
-            source = os.open(job.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise NotFound(f"blob {job.digest} is gone from {job.path!r}") from error
-    else:
-        source = fds[0]
+def _apply(job: ApplyJob, fds: Sequence[int], report: Callable[[int], None]) -> Outcome:
+    source = open_blob(job.path, job.digest, fds[0] if fds else -1)
     where = ground(job.mounts, direct=job.whiteouts)
     whole = ["0", "0", "4294967295"]  # user_namespaces(7): the initial one maps every id to itself
     privileged = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == whole
     enter(job.mounts, where, job.scratch)
-    raw = Raw(source, job.digest.partition(":")[0] or "sha256", report)
-    stream = Stream(raw, job.limits)
     tree = Tree(where.whiteouts if job.whiteouts else Whiteouts.NONE, where.lowers)
     applier = Applier(tree, privileged=privileged, budget=_PURGE_BUDGET * job.limits.entries)
+
+    def take(reader: TarReader) -> int:
+        applier.run(reader)
+        return applier.written
+
+    return consume(source, job.digest, job.limits, report, take)
+
+
+def open_blob(path: str, digest: str, fd: int) -> int:
+    """Open a blob's file; without a path, ``fd`` is where it comes from. :raises NotFound: it is gone"""
+    if not path:
+        return fd
     try:
-        applier.run(TarReader(stream, job.limits))
-        digest = stream.finish()
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFound(f"blob {digest} is gone from {path!r}") from error
+
+
+def consume(
+    source: int,
+    digest: str,
+    limits: Limits,
+    report: Callable[[int], None],
+    take: Callable[[TarReader], int],
+) -> Outcome:
+    """Have ``take`` read an archive, to its end; it returns how many bytes of files it wrote.
+
+    :param source: what the blob is read from
+    :param digest: what it has to have; empty for anything
+    :raises DataLoss: it has another digest, or is corrupt
+    """
+    raw = Raw(source, digest.partition(":")[0] or "sha256", report)
+    stream = Stream(raw, limits)
+    try:
+        written = take(TarReader(stream, limits))
+        diff_id = stream.finish()
     except (DataLoss, InvalidArgument) as error:
         # Damage on the way looks like malice; the digest tells them apart.
         raw.drain()
-        _check(job, raw, error)
+        _check(digest, raw, error)
         raise
-    _check(job, raw, None)
-    return Outcome(digest, stream.count, applier.written)
+    _check(digest, raw, None)
+    return Outcome(diff_id, stream.count, written)
 
 
-def _check(job: ApplyJob, raw: Raw, cause: OrlopError | None) -> None:
-    if job.digest and raw.digest() != job.digest:
+def _check(digest: str, raw: Raw, cause: OrlopError | None) -> None:
+    if digest and raw.digest() != digest:
         raise DataLoss(
-            f"blob {job.digest} has {raw.count} bytes of digest {raw.digest()}",
+            f"blob {digest} has {raw.count} bytes of digest {raw.digest()}",
             reason="DIGEST_MISMATCH",
-            resource=f"blob {job.digest}",
+            resource=f"blob {digest}",
             hint="remove the blob and pull again",
         ) from cause
 
 
-def _diff(job: DiffJob, fds: Sequence[int], report: _Reporter) -> Outcome:
+def _diff(job: DiffJob, fds: Sequence[int], report: Callable[[int], None]) -> Outcome:
     # Open what the archive goes to before the root changes; it came as a descriptor.
     archive = TarWriter(fds[0], job.compression, job.newest)
     lower, upper, bare = enter_trees(job.lower, job.upper, job.scratch)

@@ -13,13 +13,13 @@ import signal
 import socket
 import sys
 
-from .worker import preload, serve
+from .worker import Work, preload, serve, work
 
 _FDS = 4
 
 
-def main() -> None:
-    """``python -m orlop_plugins.tar.zygote FD``: serve the control socket ``FD``."""
+def main(work: Work) -> None:
+    """``python -m MODULE FD``: serve the control socket ``FD``, forking workers that do ``work``."""
     control = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's; the daemon decides
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for workers: the kernel reaps them
@@ -32,17 +32,17 @@ def main() -> None:
         if not packet:
             return
         if os.fork() == 0:
-            _child(me, control, fds)
+            _child(work, me, control, fds)
         for fd in fds:
             os.close(fd)
 
 
-def _child(parent: int, control: socket.socket, fds: list[int]) -> None:
+def _child(work: Work, parent: int, control: socket.socket, fds: list[int]) -> None:
     code = 1
     try:
         control.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        serve(parent, socket.socket(fileno=fds[0]), fds[1:])
+        serve(work, parent, socket.socket(fileno=fds[0]), fds[1:])
         code = 0
     finally:
         # Nothing of the parent's may run here: no exit handlers, no flushing of its buffers.
@@ -50,4 +50,4 @@ def _child(parent: int, control: socket.socket, fds: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(work)

@@ -11,6 +11,7 @@ from typing import Self
 import anyio
 from anyio import to_thread
 
+from orlopd.core.diffs import general
 from orlopd.core.scope import Scope
 from orlopd.plugin.errors import FailedPrecondition, Unimplemented
 from orlopd.plugin.files import remove_tree
@@ -58,7 +59,7 @@ class Copier:
                     )
                 snapshotter = context.snapshots.for_name(container.snapshotter)
                 mounts = await snapshotter.mounts(scope, container.snapshot_key)
-                for differ in context.differs:
+                for differ in general(context.differs):
                     async with FileBlob(path) as blob:
                         return await differ.unpack_tar(blob, mounts)
             raise Unimplemented("no differ is there to unpack with", reason="NO_DIFFER")
