@@ -17,13 +17,17 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
+from orlop_plugins.erofs.differ import ErofsDiffer
+from orlop_plugins.erofs.image import probe
+from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
 from orlop_plugins.tar.differ import TarDiffer
 from orlop_plugins.tar.limits import Limits
 from orlop_plugins.tar.pool import WorkerPool
 from orlop_plugins.vfs.snapshotter import VfsSnapshotter
+from orlopd.plugin.diff import Differ
 from orlopd.plugin.overlay import overlay_options
-from orlopd.plugin.snapshots import REBASE_LABEL, Snapshotter
+from orlopd.plugin.snapshots import REBASE_LABEL, TARGET_LABEL, Snapshotter
 from orlopd.plugin.values import Descriptor, sha256
 from orlopd.testing.archives import Member, archive, folder
 from orlopd.testing.blobs import MemoryBlob
@@ -123,10 +127,13 @@ def build(stack: Stack) -> tuple[list[bytes], dict[str, str | None]]:
 
 @dataclass(frozen=True)
 class Workshop:
-    """A differ that all examples share, and the loop it lives in."""
+    """Differs that all examples share, and the loop they live in."""
 
     portal: BlockingPortal
     differ: TarDiffer
+    imager: ErofsDiffer
+    loop: bool
+    """Whether EROFS images take a loop device."""
 
     def do(self, job: Callable[[Path], Awaitable[None]]) -> None:
         """Do a job with a folder of its own."""
@@ -136,14 +143,19 @@ class Workshop:
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    pool = WorkerPool(2, logging.getLogger("test"))
+    log = logging.getLogger("test")
     with start_blocking_portal() as portal:
-        differ = TarDiffer(pool, tmp_path_factory.mktemp("scratch"), Limits())
-        yield Workshop(portal, differ)
+        differ = TarDiffer(WorkerPool(2, log), tmp_path_factory.mktemp("scratch"), Limits())
+        images = WorkerPool(2, log, zygote="orlop_plugins.erofs.worker")
+        imager = ErofsDiffer(images, tmp_path_factory.mktemp("scratch"), Limits())
+        with tempfile.TemporaryDirectory(dir=PLACE) as name:
+            loop = probe(Path(name))
+        yield Workshop(portal, differ, imager, loop)
         portal.call(differ.aclose)
+        portal.call(imager.aclose)
 
 
-async def one_by_one(differ: TarDiffer, snapshotter: Snapshotter, archives: Sequence[bytes]) -> str:
+async def one_by_one(differ: Differ, snapshotter: Snapshotter, archives: Sequence[bytes]) -> str:
     parent = ""
     for number, data in enumerate(archives):
         mounts = await snapshotter.prepare(f"key-{number}", parent)
@@ -153,10 +165,13 @@ async def one_by_one(differ: TarDiffer, snapshotter: Snapshotter, archives: Sequ
     return parent
 
 
-async def side_by_side(differ: TarDiffer, snapshotter: OverlaySnapshotter, archives: Sequence[bytes]) -> str:
+async def side_by_side(
+    differ: Differ, snapshotter: OverlaySnapshotter | ErofsSnapshotter, archives: Sequence[bytes]
+) -> str:
     """Unpack the topmost layer first, and each before those below it are there."""
     for number, data in reversed(list(enumerate(archives))):
-        mounts = await snapshotter.prepare(f"side-{number}", "", {REBASE_LABEL: "true"} if number else {})
+        labels = {TARGET_LABEL: str(number), **({REBASE_LABEL: "true"} if number else {})}
+        mounts = await snapshotter.prepare(f"side-{number}", "", labels)
         await differ.apply(Descriptor(TAR, sha256(data), len(data)), MemoryBlob(data), mounts)
     await snapshotter.commit("moved-0", "side-0")
     for number in range(1, len(archives)):
@@ -173,9 +188,9 @@ def contents(shown: dict[str, Any]) -> dict[str, str | None]:
 
 
 def timeless(shown: dict[str, Any], since: float) -> dict[str, Any]:
-    """Without the times of directories that no archive told of."""
+    """Without the times of directories that no archive told of: now, or for what was never a directory none."""
     return {
-        name: (*facts[:3], None if facts[3] >= since * 1e9 else facts[3], *facts[4:])
+        name: (*facts[:3], None if facts[3] >= since * 1e9 or not facts[3] else facts[3], *facts[4:])
         for name, facts in shown.items()
     }
 
@@ -195,23 +210,27 @@ def test_a_stack_shows_the_same_however_it_is_unpacked(workshop: Workshop, stack
 
     async def job(root: Path) -> None:
         since = time.time() - 1
-        for each in ("overlay", "vfs"):
+        for each in ("overlay", "vfs", "erofs"):
             (root / each).mkdir()
         overlay = OverlaySnapshotter(root / "overlay", overlay_options())
         vfs = VfsSnapshotter(root / "vfs")
+        erofs = ErofsSnapshotter(root / "erofs", overlay_options(), loop=workshop.loop)
         ways: list[tuple[Snapshotter, Awaitable[str]]] = [
             (vfs, one_by_one(differ, vfs, archives)),
             (overlay, one_by_one(differ, overlay, archives)),
             (overlay, side_by_side(differ, overlay, archives)),
+            (erofs, one_by_one(differ, erofs, archives)),
+            (erofs, side_by_side(workshop.imager, erofs, archives)),
         ]
         seen = [
             await inside(await snapshotter.view(f"view-{number}", await way), listing)
             for number, (snapshotter, way) in enumerate(ways)
         ]
-        for each in (overlay, vfs):
+        for each in (overlay, vfs, erofs):
             await each.aclose()
         for shown in seen:
             assert contents(shown) == wanted
-        assert timeless(seen[2], since) == timeless(seen[1], since)
+        for shown in seen[2:]:
+            assert timeless(shown, since) == timeless(seen[1], since)
 
     workshop.do(job)

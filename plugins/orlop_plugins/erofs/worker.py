@@ -30,7 +30,7 @@ def work(line: bytes, fds: Sequence[int], report: Callable[[int], None]) -> Outc
     source = open_blob(job.path, job.digest, fds[-1])
     image = fds[0]
     os.ftruncate(image, 0)
-    _lock_in(job.scratch)
+    lock_in(job.scratch)
     unpacker = Unpacker(image, job.limits, Marks.of(userxattr=job.userxattr))
 
     def take(reader: TarReader) -> int:
@@ -40,7 +40,7 @@ def work(line: bytes, fds: Sequence[int], report: Callable[[int], None]) -> Outc
     return consume(source, job.digest, job.limits, report, take)
 
 
-def _lock_in(scratch: str) -> None:
+def lock_in(scratch: str) -> None:
     """Leave this process with its descriptors: an empty root that cannot be written, and nobody's rights."""
     own_namespace()
     mount(Mount("tmpfs", "tmpfs", ("ro", "nosuid", "nodev", "noexec", "size=4k", "mode=0555")), scratch)
