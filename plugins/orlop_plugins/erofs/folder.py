@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from orlopd.plugin.files import Folder, scan
@@ -15,6 +16,7 @@ from orlopd.plugin.files import Folder, scan
 from .blocks import BLOCK, Blocks
 from .metadata import write
 from .nodes import Node
+from .sparse import SparseFile
 
 _READ = 1 << 20
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -73,22 +75,31 @@ def _node(folder: Folder, path: str, info: os.stat_result) -> Node:
 def _copy(folder: Folder, path: str, node: Node, out: Blocks) -> None:
     source = os.open(path, _OPEN, dir_fd=folder.fd)
     try:
-        node.where = out.block
-        at, end = 0, os.fstat(source).st_size
-        while at < end:
-            begin = _next(source, at, os.SEEK_DATA, end)
-            stop = _next(source, begin, os.SEEK_HOLE, end)
-            out.hole(begin - at)
-            at = begin
-            while at < stop and (data := os.pread(source, min(_READ, stop - at), at)):
+        info = os.fstat(source)
+        node.where, node.size = out.block, info.st_size
+        if info.st_blocks * 512 < info.st_size:
+            sparse = SparseFile(out, info.st_size)
+            end = 0
+            while (begin := _next(source, end, os.SEEK_DATA, info.st_size)) < info.st_size:
+                end = _next(source, begin, os.SEEK_HOLE, info.st_size)
+                for at, data in _pieces(source, begin, end):
+                    sparse.add(at, data)
+            node.chunks = sparse.end()
+        else:
+            for _, data in _pieces(source, 0, info.st_size):
                 out.add(data)
-                at += len(data)
-            if at < stop:
-                break
-        node.size = at
-        out.pad()
+            out.pad()
     finally:
         os.close(source)
+
+
+def _pieces(fd: int, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    while begin < end:
+        data = os.pread(fd, min(_READ, end - begin), begin)
+        if not data:
+            raise OSError(errno.EBUSY, "a file became shorter")
+        yield begin, data
+        begin += len(data)
 
 
 def _next(fd: int, at: int, what: int, end: int) -> int:

@@ -3,7 +3,7 @@
 Facts from the kernel's documentation (filesystems/erofs) and its header erofs_fs.h. All inodes are extended
 ones of 64 bytes, numbered by where they stand, in units of 32 bytes from the start of the metadata area. Data
 is never compressed: it is in blocks of its own or, for a directory's last block and a symlink's target, right
-behind the inode, if it fits into the block there.
+behind the inode, if it fits into the block there. Behind that of a file with holes is the map of its chunks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from . import xattrs
 from .blocks import BLOCK, Blocks
 from .nodes import Node
+from .sparse import chunk_shift
 
 MAGIC = 0xE0F5E1E2
 AT = 1024
@@ -24,13 +25,13 @@ SLOT = 32
 ROOT_NID = 2
 """The root inode has the first block of the metadata area for itself, so that it can be changed in place. It
 is not at the block's start, since inode 0 would be nobody's."""
-PLAIN, INLINE = 1, 1 | 2 << 1  # an extended inode, and where its data is
+PLAIN, INLINE, CHUNKED = 1, 1 | 2 << 1, 1 | 4 << 1  # an extended inode, and where its data is
 SUPERBLOCK = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24x")
 INODE = struct.Struct("<HHHxxQIIIIqII16x")
 DIRENT = struct.Struct("<QHBx")
 
 _ROOT_ROOM = BLOCK - ROOT_NID * SLOT - INODE.size
-_CHECKSUM, _MTIME = 1, 2
+_CHECKSUM, _MTIME, _HAS_CHUNKS = 1, 2, 4
 _MOST_INLINE = BLOCK // 2
 _NANO = 1_000_000_000
 _KINDS = {
@@ -51,6 +52,7 @@ class Superblock:
     metadata: int
     inodes: int
     blocks: int
+    chunks: bool = False
 
     def write(self, fd: int) -> None:
         """Put it at its place; from then on this is the image."""
@@ -60,7 +62,8 @@ class Superblock:
     def _encode(self, checksum: int) -> bytes:
         head = (MAGIC, checksum, _CHECKSUM | _MTIME, 12, 0, ROOT_NID, self.inodes, 0, 0)
         none = bytes(16)
-        data = SUPERBLOCK.pack(*head, self.blocks, self.metadata, 0, none, none, 0, 0, 0, 0, 0, 0, 0, 0)
+        chunks = _HAS_CHUNKS if self.chunks else 0
+        data = SUPERBLOCK.pack(*head, self.blocks, self.metadata, 0, none, none, chunks, 0, 0, 0, 0, 0, 0, 0)
         return data.ljust(BLOCK - AT, b"\0")
 
     @classmethod
@@ -106,7 +109,7 @@ def write(out: Blocks, fd: int, root: Node) -> None:
     out.add(bytes(begin + size - out.at))
     out.pad()
     out.flush()
-    Superblock(begin // BLOCK, len(nodes), out.block).write(fd)
+    Superblock(begin // BLOCK, len(nodes), out.block, any(node.chunks for node in nodes)).write(fd)
 
 
 def patch_root(fd: int, root: Node) -> bool:
@@ -140,7 +143,7 @@ def _place(root: Node) -> tuple[list[Node], list[Node], int]:
         elif stat.S_ISLNK(node.mode):
             node.size = len(node.target)
         inline = _inline(node, root)
-        head = INODE.size + len(xattrs.encode(node.xattrs))
+        head = INODE.size + len(xattrs.encode(node.xattrs)) + len(node.chunks)
         if at % BLOCK + INODE.size > BLOCK or (inline and (at + head) % BLOCK + inline > BLOCK):
             at += -at % BLOCK
         node.nid = at // SLOT
@@ -164,8 +167,11 @@ def _encode(node: Node, number: int, *, inline: bool) -> bytes:
     data = xattrs.encode(node.xattrs)
     seconds, nanoseconds = divmod(node.mtime_ns, _NANO)
     mode = stat.S_IFLNK | 0o777 if stat.S_ISLNK(node.mode) else node.mode
-    what = (INLINE if inline else PLAIN, xattrs.count(len(data)), mode, node.size, node.where, number)
-    return INODE.pack(*what, node.uid, node.gid, seconds, nanoseconds, node.names) + data
+    layout, where = INLINE if inline else PLAIN, node.where
+    if node.chunks:
+        layout, where = CHUNKED, chunk_shift(node.size)
+    what = (layout, xattrs.count(len(data)), mode, node.size, where, number)
+    return INODE.pack(*what, node.uid, node.gid, seconds, nanoseconds, node.names) + data + node.chunks
 
 
 def _groups(names: list[bytes]) -> Iterator[list[bytes]]:

@@ -15,6 +15,7 @@ class Node:
 
     :param mode: with the type of the file
     :param where: of a regular file: the first block of its data; of a device: its number
+    :param chunks: of a file with holes: where each chunk is, see :mod:`.sparse`
     :param names: how many names it has (directories: one)
     :param entries: of a directory: what is in it
     :param target: of a symbolic link
@@ -30,6 +31,7 @@ class Node:
     xattrs: dict[bytes, bytes] | None = None
     entries: dict[bytes, Node] | None = None
     target: bytes = b""
+    chunks: bytes = b""
     nid: int = -1
 
     @classmethod

@@ -10,8 +10,9 @@ from orlopd.plugin.errors import Internal
 
 from . import xattrs
 from .blocks import BLOCK
-from .metadata import DIRENT, INLINE, INODE, ROOT_NID, SLOT, Superblock
+from .metadata import CHUNKED, DIRENT, INLINE, INODE, ROOT_NID, SLOT, Superblock
 from .nodes import Node
+from .sparse import map_size
 
 
 def read_root(fd: int) -> Node:
@@ -48,6 +49,8 @@ class _Image:
         if stat.S_ISDIR(mode):
             node.entries = {}
         elif not stat.S_ISLNK(mode):
+            if layout == CHUNKED:
+                node.chunks = os.pread(self._fd, map_size(size), at + length)
             return node, b""
         tail = size % BLOCK if layout == INLINE else 0
         data = os.pread(self._fd, size - tail, where * BLOCK) if size > tail else b""

@@ -44,7 +44,7 @@ def settle(root: Node, below: Below, marks: Marks) -> None:
         node, parent, path, closed = pending.pop()
         assert node.entries is not None
         assert parent.entries is not None
-        if node.take(marks.implied) and (closed or not _inherit(node, below, path)) and path:
+        if node.take(marks.implied) and (not _inherit(node, below, path) or closed) and path:
             needless.append((parent.entries, path.rpartition(b"/")[2], node))
         closed = closed or (node.has(marks.opaque) if path else hides_all)
         for name, child in sorted(node.entries.items()):

@@ -34,6 +34,7 @@ from .blocks import BLOCK, Blocks
 from .metadata import write
 from .nodes import Marks, Node, whiteout
 from .settle import is_plain
+from .sparse import SparseFile, map_size
 
 _LINKS = 40
 _REMEMBERED = 10_000
@@ -120,14 +121,14 @@ class Unpacker:
             for piece in reader.data():
                 out.add(piece)
         else:
-            at = 0
+            self._hold(map_size(entry.real_size))
+            sparse = SparseFile(out, entry.real_size)
             for offset, size in entry.pieces:
-                out.hole(offset - at)
-                at = offset + size
-                while size and (piece := reader.take(size)) is not None:
-                    out.add(piece)
-                    size -= len(piece)
-            out.hole(entry.real_size - at)
+                end = offset + size
+                while offset < end and (piece := reader.take(end - offset)) is not None:
+                    sparse.add(offset, piece)
+                    offset += len(piece)
+            node.chunks = sparse.end()
         out.pad()
         if out.block >= _MAX_BLOCKS:
             raise ResourceExhausted(
