@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orlopd.plugin.errors import InvalidArgument, NotFound
-from orlopd.plugin.snapshots import TARGET_LABEL, Snapshotter
+from orlopd.plugin.snapshots import Snapshotter
 
 from .db import Database
 from .events import EventBus
