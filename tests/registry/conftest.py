@@ -137,7 +137,7 @@ async def open_rig(
     async with AsyncExitStack() as stack:
         hooks = Hooks()
         [provider] = tar.orlop_differs()
-        context: Any = SimpleNamespace(config=tar.TarConfig(), state=root / "state", log=log)
+        context: Any = SimpleNamespace(config=tar.UnpackConfig(), state=root / "state", log=log)
         differ: Any = await _settled(provider.open(context))
         stack.push_async_callback(differ.aclose)
         files: list[Any] = [each.open(context) for each in layout.orlop_resolvers()]

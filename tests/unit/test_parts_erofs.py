@@ -18,7 +18,13 @@ from orlop_plugins.erofs.image import IMAGE, make, put_on
 from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
 from orlop_plugins.tar.limits import Limits
 from orlop_plugins.tar.pool import WorkerPool
-from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, OrlopError, ResourceExhausted, Unimplemented
+from orlopd.plugin.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    OrlopError,
+    ResourceExhausted,
+    Unimplemented,
+)
 from orlopd.plugin.mount import mounted
 from orlopd.plugin.overlay import overlay_options
 from orlopd.plugin.snapshots import REBASE_LABEL, TARGET_LABEL
@@ -67,7 +73,9 @@ async def apply(differ: ErofsDiffer, mounts: Any, data: bytes) -> Descriptor:
     return await differ.apply(Descriptor(TAR, sha256(data), len(data)), MemoryBlob(data), mounts)
 
 
-async def layer(differ: ErofsDiffer, erofs: ErofsSnapshotter, name: str, data: bytes, parent: str = "") -> str:
+async def layer(
+    differ: ErofsDiffer, erofs: ErofsSnapshotter, name: str, data: bytes, parent: str = ""
+) -> str:
     """A committed layer."""
     labels = {**LAYER, **({REBASE_LABEL: "true"} if parent else {})}
     await apply(differ, await erofs.prepare(f"{name}-key", "", labels), data)
@@ -134,7 +142,9 @@ async def test_a_layer_shows_what_its_archive_has(
     source = tmp_path / "source"
     source.mkdir()
     rich_tree(source)
-    os.setxattr(source / "etc", "security.capability", bytes.fromhex("0100000200000000000000000000000000000000"))
+    os.setxattr(
+        source / "etc", "security.capability", bytes.fromhex("0100000200000000000000000000000000000000")
+    )
     os.setxattr(source / "etc", "trusted.mine", b"1")
     done = subprocess.run(
         ["tar", "-C", source, "--xattrs", "--xattrs-include=*", "-Scf", "-", "--format=pax", "."],
@@ -178,9 +188,7 @@ async def test_a_later_entry_takes_the_place_of_an_earlier_one(
     }
 
 
-async def test_a_mode_changes_the_acl_that_came_with_it(
-    differ: ErofsDiffer, erofs: ErofsSnapshotter
-) -> None:
+async def test_a_mode_changes_the_acl_that_came_with_it(differ: ErofsDiffer, erofs: ErofsSnapshotter) -> None:
     entries = [(1, 6, -1), (2, 7, 1000), (4, 7, -1), (0x10, 7, -1), (0x20, 7, -1)]
     acl = (2).to_bytes(4, "little") + b"".join(
         tag.to_bytes(2, "little") + rights.to_bytes(2, "little") + who.to_bytes(4, "little", signed=True)

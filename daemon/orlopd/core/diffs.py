@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import anyio.to_thread
 
+from orlopd.plugin.content import ArrivingBlob
 from orlopd.plugin.diff import Differ, ParticularDiffer, Progress
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
 from orlopd.plugin.files import sync_filesystem
@@ -64,6 +65,7 @@ class Diffs:
         layer: Descriptor,
         mounts: Sequence[Mount],
         *,
+        arriving: ArrivingBlob | None = None,
         payloads: Payloads = NO_PAYLOADS,
         sync: bool = False,
         progress: Progress | None = None,
@@ -71,6 +73,7 @@ class Diffs:
         """Unpack a layer over what ``mounts`` show. Where no differ handles it, processors make it into what one
         does.
 
+        :param arriving: the layer while it comes; the caller believes nothing before it is whole
         :param payloads: what processors need, by their ids
         :param sync: what was written is durable at the end
         :returns: the descriptor of the uncompressed layer, whose digest is the diff id
@@ -82,13 +85,18 @@ class Diffs:
             await self._content.info(scope, layer.digest)  # that the namespace has it
             return await differ.apply_in(scope.namespace, layer, mounts, payloads=payloads, sync=sync)
         async with (
-            await self._content.open(scope, layer.digest) as blob,
+            arriving or await self._content.open(scope, layer.digest) as blob,
             processed(layer, blob, steps, payloads) as (given, stream),
         ):
             applied = await differ.apply(given, stream, mounts, progress=progress)
         if sync:
             await anyio.to_thread.run_sync(_sync, mounts)
         return applied
+
+    async def follows(self, media_type: str, mounts: Sequence[Mount]) -> bool:
+        """Whether a layer can be applied while it comes. :raises Unimplemented: no differ handles it"""
+        steps, differ = await self._way(media_type, mounts)
+        return not steps and not isinstance(differ, RemoteDiffer)
 
     async def _way(self, media_type: str, mounts: Sequence[Mount]) -> tuple[Sequence[Step], Differ]:
         for differ in self._particular:

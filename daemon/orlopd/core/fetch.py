@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import anyio
+import anyio.to_thread
 
 from orlopd.plugin.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, Unavailable
 from orlopd.plugin.resolver import Source
 from orlopd.plugin.values import NO_LABELS, Descriptor, Labels
 
 from . import manifests
+from .arrival import Arrival
 from .content import Content, ContentInfo, NamespacedIngest
 from .locks import KeyedLocks
 from .progress import BlobKind, BlobReport, BlobState
@@ -19,6 +21,8 @@ from .scope import Scope
 
 _PIECE = 1 << 20
 _BUSY_WAIT = 600.0
+
+Coming = Callable[[Arrival], None]
 
 
 def ingest_ref(descriptor: Descriptor) -> str:
@@ -51,12 +55,14 @@ class Fetcher:
         descriptor: Descriptor,
         report: BlobReport,
         labels: Labels = NO_LABELS,
+        coming: Coming | None = None,
     ) -> ContentInfo:
         """Have the blob in the store, with ``labels`` among its own; what is there is not fetched.
 
         What keeps it from collection is the caller's to provide beforehand. An ingest that breaks
         off stays, belonging to no lease, for the next call to take up.
 
+        :param coming: told when it begins to come, if it can be read meanwhile
         :raises DataLoss: what came is not what the descriptor says; it was dropped
         """
         # Callers in one daemon wait for each other here, so that a blob comes over the network once.
@@ -65,7 +71,7 @@ class Fetcher:
             if info is not None:
                 report.state(BlobState.EXISTS)
                 return await self.label(scope, info, labels)
-            await self._bring(scope, source, descriptor, report, labels)
+            await self._bring(scope, source, descriptor, report, labels, coming)
             info = await self._content.info(scope, descriptor.digest)
             return await self.label(scope, info, labels)
 
@@ -99,7 +105,13 @@ class Fetcher:
         return info
 
     async def _bring(
-        self, scope: Scope, source: Source, descriptor: Descriptor, report: BlobReport, labels: Labels
+        self,
+        scope: Scope,
+        source: Source,
+        descriptor: Descriptor,
+        report: BlobReport,
+        labels: Labels,
+        coming: Coming | None,
     ) -> None:
         while True:
             try:
@@ -112,18 +124,36 @@ class Fetcher:
                 if began > descriptor.size:
                     await ingest.truncate(0)
                     began = 0
+                arrival = await self._begin(ingest, descriptor, coming)
+                coming = None  # once: whoever reads it waits for the end of another try
                 try:
-                    await self._transfer(ingest, source, descriptor, began, report)
+                    await self._transfer(ingest, source, descriptor, began, report, arrival)
                     problem = await self._commit(ingest, descriptor, labels)
                 except DataLoss as error:
                     problem = error
             if problem is None:
                 report.state(BlobState.EXISTS if ingest.shared else BlobState.FETCHED)
+                if arrival is not None:
+                    arrival.keep()
                 return
+            if arrival is not None:
+                arrival.drop()
             await self._abort(scope, descriptor)
             if not began:
                 raise problem
             # The bytes of an earlier attempt may be what is wrong; once more from the beginning.
+
+    async def _begin(
+        self, ingest: NamespacedIngest, descriptor: Descriptor, coming: Coming | None
+    ) -> Arrival | None:
+        if coming is None or ingest.path is None:
+            return None
+        try:
+            arrival = await anyio.to_thread.run_sync(Arrival, ingest.path, descriptor.size)
+        except OSError:
+            return None  # aborted by somebody; the first write says so
+        coming(arrival)
+        return arrival
 
     async def _open(self, scope: Scope, descriptor: Descriptor) -> NamespacedIngest:
         # Without the lease: an ingest that a lease holds would go with it, and could not be resumed.
@@ -147,8 +177,11 @@ class Fetcher:
         descriptor: Descriptor,
         done: int,
         report: BlobReport,
+        arrival: Arrival | None,
     ) -> None:
         report.state(BlobState.FETCHING, done)
+        if arrival is not None:
+            arrival.grow(done)
         if done >= descriptor.size:
             return
         buffer = bytearray()
@@ -157,6 +190,8 @@ class Fetcher:
             data = bytes(buffer)
             buffer.clear()
             await ingest.write(data)
+            if arrival is not None:
+                arrival.grow(ingest.status.offset)
 
         try:
             async with source.fetch(descriptor, done) as chunks:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from orlopd.plugin.content import ContentStore, Ingest
+from orlopd.plugin.content import ContentStore, FileIngest, Ingest
 from orlopd.plugin.errors import (
     Aborted,
     AlreadyExists,
@@ -87,6 +87,11 @@ class NamespacedIngest:
         if self._writer is not None:
             return dataclasses.replace(self._writer.status, ref=self._ref)
         return IngestStatus(self._ref, self._total, self._total, self._expected, self._started, self._started)
+
+    @property
+    def path(self) -> str | None:
+        """The local file in which the bytes are as they come, if there is one."""
+        return self._writer.path if isinstance(self._writer, FileIngest) else None
 
     async def write(self, data: bytes) -> None:
         """Append ``data``. :raises ResourceExhausted: the disk is full; what was written before stays"""

@@ -15,6 +15,8 @@ from anyio.abc import TaskGroup
 
 from orlopd.plugin.values import Descriptor, Labels
 
+from .arrival import Arrival
+from .fetch import Coming
 from .leases import Leases, Resource
 from .scope import Scope
 
@@ -24,7 +26,7 @@ _LAYER = "containerd.io/snapshot/cri.layer-digest"
 _LAYERS = "containerd.io/snapshot/cri.image-layers"
 _LONGEST_LABEL = 4096
 
-Fetch = Callable[[Descriptor], Awaitable[None]]
+Fetch = Callable[[Descriptor, Coming], Awaitable[None]]
 
 
 def layer_hints(name: str, manifest: str, layers: Sequence[Descriptor]) -> Labels:
@@ -76,6 +78,8 @@ class Arrivals:
         self._limiter = anyio.CapacityLimiter(concurrency)
         self._longest_first = longest_first
         self._arrived = [anyio.Event() for _ in layers]
+        self._stirred = [anyio.Event() for _ in layers]
+        self._arrivals: dict[int, Arrival] = {}
         self._begun = len(layers)
 
     @property
@@ -98,10 +102,22 @@ class Arrivals:
         self.begin(number)
         await self._arrived[number].wait()
 
+    async def coming(self, number: int) -> Arrival | None:
+        """Wait until a layer begins to come, if it can be read meanwhile; else until it is there: then None."""
+        self.begin(number)
+        await self._stirred[number].wait()
+        return self._arrivals.get(number)
+
     async def _one(self, number: int) -> None:
+        def begin(arrival: Arrival) -> None:
+            self._arrivals[number] = arrival
+            self._stirred[number].set()
+
         async with self._limiter:
-            await self._fetch(self._layers[number])
+            await self._fetch(self._layers[number], begin)
+        self._arrivals.pop(number, None)
         self._arrived[number].set()
+        self._stirred[number].set()
 
 
 class Passage:

@@ -14,10 +14,10 @@ from orlopd.plugin.values import Descriptor, Image, Labels, Platform
 
 from . import manifests, platforms
 from .content import Content
-from .fetch import Fetcher, blob_kind
+from .fetch import Coming, Fetcher, blob_kind
 from .flow import task_group
 from .images import Images
-from .layers import Arrivals, Passage, passage
+from .layers import Arrivals, Fetch, Passage, passage
 from .leases import Leases, Resource
 from .manifests import Manifest
 from .parts import ImageChecks
@@ -163,10 +163,10 @@ class Puller:
                 passing = await stack.enter_async_context(own)
             group = await stack.enter_async_context(task_group())
 
-            async def fetch(layer: Descriptor) -> None:
+            async def fetch(layer: Descriptor, coming: Coming | None = None) -> None:
                 if passing is not None:
                     await passing.hold(layer)
-                await fetching.blob(layer)
+                await fetching.blob(layer, coming)
 
             async def done(number: int) -> None:
                 if passing is not None:
@@ -182,6 +182,7 @@ class Puller:
                 fetching.report,
                 name=fetching.name,
                 ready=coming.wait,
+                coming=coming.coming,
                 done=done,
             )
             missing = [layer for layer in coming.untouched if not await fetching.is_here(layer)]
@@ -198,7 +199,7 @@ class Puller:
         group: TaskGroup,
         fetching: _Pull,
         manifest: Manifest,
-        fetch: Callable[[Descriptor], Awaitable[None]],
+        fetch: Fetch,
         *,
         longest_first: bool = False,
     ) -> Arrivals:
@@ -222,10 +223,10 @@ class _Pull:
         self.report = report
         self.keep_layers = True
 
-    async def blob(self, descriptor: Descriptor) -> None:
+    async def blob(self, descriptor: Descriptor, coming: Coming | None = None) -> None:
         """Have a blob in the store."""
         progress = BlobReport(self.report, descriptor, blob_kind(descriptor))
-        await self._fetcher.fetch(self.scope, self._source, descriptor, progress, self._labels)
+        await self._fetcher.fetch(self.scope, self._source, descriptor, progress, self._labels, coming)
 
     async def is_here(self, descriptor: Descriptor) -> bool:
         """Whether a blob is in the store; if so, all is done for it that :meth:`blob` does."""

@@ -21,11 +21,13 @@ from orlopd.plugin.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    OrlopError,
 )
 from orlopd.plugin.snapshots import REBASE_LABEL, TARGET_LABEL
 from orlopd.plugin.values import Descriptor, Labels, Mount, Platform, chain_id
 
 from . import manifests, platforms
+from .arrival import Arrival
 from .content import Content
 from .diffs import UNCOMPRESSED_LABEL, Diffs
 from .fetch import add_labels
@@ -46,6 +48,10 @@ Ready = Callable[[int], Awaitable[None]]
 """Waits until the layer of this number is in the content store."""
 
 
+Coming = Callable[[int], Awaitable[Arrival | None]]
+"""Waits until the layer of this number begins to come; None once it is in the content store."""
+
+
 async def _present(number: int) -> None:
     return
 
@@ -59,9 +65,27 @@ class _Layer:
     chain: str
     below: _Layer | None
     ready: Callable[[], Awaitable[None]]
+    coming: Callable[[], Awaitable[Arrival | None]]
     done: Callable[[], Awaitable[None]]
     hints: Labels
     committed: anyio.Event = field(default_factory=anyio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waits:
+    """What an unpack waits for, by the layers' numbers."""
+
+    ready: Ready
+    coming: Coming
+    done: Ready
+
+    def of(
+        self, number: int
+    ) -> tuple[
+        Callable[[], Awaitable[None]], Callable[[], Awaitable[Arrival | None]], Callable[[], Awaitable[None]]
+    ]:
+        """Those of one layer."""
+        return partial(self.ready, number), partial(self.coming, number), partial(self.done, number)
 
 
 class Unpacker:
@@ -177,6 +201,7 @@ class Unpacker:
         *,
         name: str = "",
         ready: Ready = _present,
+        coming: Coming = _present,
         done: Ready = _present,
     ) -> str:
         """Make the image's chain of snapshots; layers that are there as snapshots are passed over.
@@ -185,6 +210,7 @@ class Unpacker:
         :param name: the reference by which a remote snapshotter may get the layers itself
         :param ready: awaited with a layer's number before its content is needed; never for one whose snapshot
             is there, or a remote snapshotter has
+        :param coming: awaited ahead of that, so that a layer is unpacked while it comes
         :param done: awaited with a layer's number when its content is not needed any more
         :returns: the chain id, the key of the topmost snapshot; "" for an image without layers
         :raises NotFound: nothing for this platform, or a document of the image is missing
@@ -210,7 +236,7 @@ class Unpacker:
             # Held before it is looked for: a collection may otherwise take it between the two.
             await self._leases.add_resource(held, held.lease, Resource(kind, top))
             if not await _exists(chosen, held, top):
-                await self._chain(held, chosen, manifest, diff_ids, report, name, ready, done)
+                await self._chain(held, chosen, manifest, diff_ids, report, name, _Waits(ready, coming, done))
             info = await self._content.info(held, manifest.config.digest)
             await add_labels(self._content, held, info, {f"{SNAPSHOT_LABEL}{chosen.name}": top})
             return top
@@ -223,16 +249,14 @@ class Unpacker:
         diff_ids: Sequence[str],
         report: Report,
         name: str,
-        ready: Ready,
-        done: Ready,
+        waits: _Waits,
     ) -> None:
         parts: list[_Layer] = []
         for number, layer in enumerate(manifest.layers):
             below = parts[-1] if parts else None
             chain = chain_id(diff_ids[: number + 1])
             hints = layer_hints(name, manifest.digest, manifest.layers[number:])
-            waits = partial(ready, number), partial(done, number)
-            parts.append(_Layer(layer, diff_ids[number], chain, below, *waits, hints))
+            parts.append(_Layer(layer, diff_ids[number], chain, below, *waits.of(number), hints))
         parts = await self._missing(scope, snapshotter, parts)
         if snapshotter.rebases:
             async with task_group() as group:
@@ -263,29 +287,29 @@ class Unpacker:
 
         Whoever has the lock of a chain waits for the chains below it only, so that nobody waits in a ring.
         """
+        progress = BlobReport(report, layer.blob, BlobKind.LAYER)
         async with self._locks.hold(f"{scope.namespace}/{snapshotter.name}/{layer.chain}"):
-            await self._layer(scope, snapshotter, layer, BlobReport(report, layer.blob, BlobKind.LAYER))
+            while not await self._layer(scope, snapshotter, layer, progress):
+                pass
         layer.committed.set()
 
     async def _layer(
         self, scope: Scope, snapshotter: NamespacedSnapshotter, layer: _Layer, progress: BlobReport
-    ) -> None:
+    ) -> bool:
+        """Have a layer's snapshot; whether that worked, or is to be tried again now that the layer is here."""
         labels = _labels_for(layer.blob, layer.chain)
         parent = layer.below.chain if layer.below else ""
         beside = bool(parent) and snapshotter.rebases
         if beside:
-            await layer.ready()
+            await layer.coming()
         asked = {**labels, **layer.hints}
         async with _extraction(snapshotter, scope, parent, layer.chain, asked, beside=beside) as prepared:
             if prepared is None:
-                return
-            await layer.ready()
-            await self._check_here(scope, layer.blob)
+                return True
             key, mounts = prepared
-            progress.state(BlobState.UNPACKING, 0)
-            applied = await self._diffs.apply(
-                scope, layer.blob, mounts, progress=lambda done: progress.state(BlobState.UNPACKING, done)
-            )
+            applied = await self._apply(scope, layer, mounts, progress)
+            if applied is None:
+                return False
             if applied.digest != layer.diff_id:
                 raise DataLoss(
                     f"layer {layer.blob.digest} does not match: the image's configuration says it unpacks "
@@ -301,6 +325,41 @@ class Unpacker:
         info = await self._content.info(scope, layer.blob.digest)
         await add_labels(self._content, scope, info, {UNCOMPRESSED_LABEL: layer.diff_id})
         await layer.done()
+        return True
+
+    async def _apply(
+        self, scope: Scope, layer: _Layer, mounts: Sequence[Mount], progress: BlobReport
+    ) -> Descriptor | None:
+        """Apply a layer, while it comes if that is possible.
+
+        :returns: what it unpacked to; None if that is worth nothing, because the layer had to come anew
+        """
+        arrival = await layer.coming()
+        if arrival is None or not await self._diffs.follows(layer.blob.media_type, mounts):
+            await layer.ready()
+            await self._check_here(scope, layer.blob)
+            progress.state(BlobState.UNPACKING, 0)
+            return await self._diffs.apply(
+                scope, layer.blob, mounts, progress=lambda done: progress.state(BlobState.UNPACKING, done)
+            )
+
+        def tell(done: int) -> None:
+            if arrival.kept:  # until then its coming is what there is to tell
+                progress.state(BlobState.UNPACKING, done)
+
+        applied, failure = None, None
+        try:
+            applied = await self._diffs.apply(scope, layer.blob, mounts, arriving=arrival, progress=tell)
+        except OrlopError as error:
+            failure = error
+        # Whether it is what it should be has the first word; where it is not, this raises or ends here.
+        await layer.ready()
+        if arrival.dropped:
+            return None
+        if failure is not None:
+            raise failure
+        progress.state(BlobState.UNPACKING)
+        return applied
 
     async def _check_here(self, scope: Scope, layer: Descriptor) -> None:
         try:

@@ -39,6 +39,26 @@ class BlobReader(Protocol):
     ) -> None: ...
 
 
+@runtime_checkable
+class ArrivingBlob(BlobReader, Protocol):
+    """A blob that is still being written to a local file, and is read meanwhile.
+
+    ``size`` is what it will have in the end, ``path`` None. Nobody vouches yet for what is there: whoever
+    uses it keeps nothing of what it made of it until the host says that the blob is whole.
+    """
+
+    def fileno(self) -> int:
+        """A descriptor of the file, for opening it anew; it stays open as long as this object is held."""
+        ...
+
+    async def wait(self, beyond: int) -> int:
+        """Wait until there are more than ``beyond`` bytes, or all; how many there are.
+
+        :raises Aborted: what came so far was dropped
+        """
+        ...
+
+
 class Ingest(Protocol):
     """The one open writer of a ref; an async context manager. Leaving it keeps what was written."""
 
@@ -80,6 +100,16 @@ class Ingest(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class FileIngest(Ingest, Protocol):
+    """An ingest whose bytes are in a local file as they come, which is not asked of every store."""
+
+    @property
+    def path(self) -> str:
+        """The file, from its beginning up to ``status.offset``; another name may be its after the commit."""
+        ...
 
 
 class ContentStore(Protocol):

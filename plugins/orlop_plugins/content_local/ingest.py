@@ -96,6 +96,11 @@ class LocalIngest:
     def status(self) -> IngestStatus:
         return self._status
 
+    @property
+    def path(self) -> str:
+        """See :class:`orlopd.plugin.content.FileIngest`."""
+        return str(self._folder / "data")
+
     async def write(self, data: bytes) -> None:
         await anyio.to_thread.run_sync(self._write, data)
 

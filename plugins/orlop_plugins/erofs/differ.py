@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from orlop_plugins.tar.differ import UNCOMPRESSED, check_layer, fed, handles
+from orlop_plugins.tar.differ import UNCOMPRESSED, arriving_size, check_layer, fed, handles
 from orlop_plugins.tar.limits import Limits
 from orlop_plugins.tar.pool import WorkerPool
 from orlopd.plugin.content import BlobReader, Ingest
@@ -76,7 +76,9 @@ class ErofsDiffer:
         try:
             image = await anyio.to_thread.run_sync(begin)
             try:
-                job = ImageJob(self._scratch, blob.path or "", digest, userxattr, self._limits)
+                job = ImageJob(
+                    self._scratch, blob.path or "", digest, userxattr, arriving_size(blob), self._limits
+                )
                 outcome = await fed(self._pool, job, blob, [image], progress=progress)
             finally:
                 os.close(image)
@@ -86,7 +88,13 @@ class ErofsDiffer:
         return Descriptor(UNCOMPRESSED, outcome.digest, outcome.size)
 
     async def diff(
-        self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, sink: Ingest
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str,
+        sink: Ingest,
+        *,
+        newest: int | None = None,
     ) -> str:
         raise Unimplemented("the erofs differ only unpacks")
 

@@ -17,12 +17,14 @@ class ImageJob:
     :param path: the file to read; empty where it comes through the last descriptor sent along
     :param digest: what the file has to have
     :param userxattr: which attributes overlay has its marks in
+    :param arriving: see :class:`orlop_plugins.tar.jobs.ApplyJob`
     """
 
     scratch: str
     path: str
     digest: str
     userxattr: bool
+    arriving: int = 0
     limits: Limits = field(default_factory=Limits)
 
 

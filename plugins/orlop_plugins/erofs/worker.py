@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from orlop_plugins.tar.confine import lock_into, own_namespace
 from orlop_plugins.tar.headers import TarReader
 from orlop_plugins.tar.jobs import Outcome
-from orlop_plugins.tar.worker import consume, open_blob
+from orlop_plugins.tar.worker import Link, consume, open_blob
 from orlop_plugins.tar.zygote import main
 from orlopd.plugin.mount import die_with_parent, mount
 from orlopd.plugin.values import Mount
@@ -24,10 +24,10 @@ from .unpack import Unpacker
 _NOBODY = 65534
 
 
-def work(line: bytes, fds: Sequence[int], report: Callable[[int], None]) -> Outcome:
+def work(line: bytes, fds: Sequence[int], link: Link) -> Outcome:
     """Do the job in ``line``. Raises as :meth:`.unpack.Unpacker.run`, and DataLoss."""
     job = decode_job(line)
-    source = open_blob(job.path, job.digest, fds[-1])
+    source = open_blob(job, fds)
     image = fds[0]
     os.ftruncate(image, 0)
     lock_in(job.scratch)
@@ -37,7 +37,7 @@ def work(line: bytes, fds: Sequence[int], report: Callable[[int], None]) -> Outc
         unpacker.run(reader)
         return unpacker.written
 
-    return consume(source, job.digest, job.limits, report, take)
+    return consume(source, job, link, take)
 
 
 def lock_in(scratch: str) -> None:

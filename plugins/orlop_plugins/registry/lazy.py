@@ -68,8 +68,13 @@ class LazyResolver:
         return self._resolver
 
     def _load(self) -> RegistryResolver:
+        import httpcore
+
         from .resolver import RegistryResolver
 
+        # How much of a body is read at a time. What a chunk costs on its way through the layers is much the
+        # same whatever its size, and asyncio hands out as much as this.
+        httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10
         # These log URLs and headers, where signatures and tokens are.
         for name in ("httpx", "httpcore", "hpack"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from orlopd.plugin.content import BlobReader, Ingest
+from orlopd.plugin.content import ArrivingBlob, BlobReader, Ingest
 from orlopd.plugin.diff import Progress
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, OrlopError
 from orlopd.plugin.values import Descriptor, Mount, check_digest
@@ -111,7 +111,15 @@ class TarDiffer:
         whiteouts: bool,
         progress: Progress | None,
     ) -> Outcome:
-        job = ApplyJob(tuple(mounts), self._scratch, blob.path or "", digest, whiteouts, self._limits)
+        job = ApplyJob(
+            tuple(mounts),
+            self._scratch,
+            blob.path or "",
+            digest,
+            whiteouts,
+            arriving_size(blob),
+            self._limits,
+        )
         return await fed(self._pool, job, blob, progress=progress)
 
 
@@ -132,6 +140,11 @@ def check_layer(layer: Descriptor, blob: BlobReader) -> str:
     return digest
 
 
+def arriving_size(blob: BlobReader) -> int:
+    """What a job has to say of a blob that still arrives; 0 of any other."""
+    return blob.size if isinstance(blob, ArrivingBlob) else 0
+
+
 async def fed(
     pool: WorkerPool,
     job: AnyJob,
@@ -146,6 +159,8 @@ async def fed(
     """
     if blob.path is not None:
         return await pool.run(job, fds, progress=progress)
+    if isinstance(blob, ArrivingBlob):
+        return await pool.run(job, [*fds, blob.fileno()], progress=progress, arriving=blob)
     # No file to open: what the store gives goes through a pipe.
     reading, writing = _pipe()
     outcomes: list[Outcome] = []

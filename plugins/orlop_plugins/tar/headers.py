@@ -7,6 +7,7 @@ means the same everywhere. Every number is checked where it is read; nothing her
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _INT64 = (1 << 63) - 1
 XATTR = b"SCHILY.xattr."
 _NANO = 1_000_000_000
+_OCTAL = re.compile(rb"[0-7]+").fullmatch
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ def number(data: bytes) -> int:
     digits = data.partition(b"\0")[0].strip(b" ")
     if not digits:
         return 0
-    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+    if _OCTAL(digits) is None:  # int() takes more than digits
         raise malformed(f"{data!r} is no number")
     return int(digits, 8)
 

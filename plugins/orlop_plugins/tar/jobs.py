@@ -1,7 +1,8 @@
 """What a worker is asked to do and what it answers, as they travel between daemon and worker.
 
 A job is one line of JSON, an answer some lines: ``{"progress": N}`` now and then, at last
-``{"done": {…}}`` or ``{"error": {…}}``.
+``{"done": {…}}`` or ``{"error": {…}}``. While the blob that a job is about still arrives, the daemon sends
+lines with the number of bytes that are there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class ApplyJob:
     :param path: the file to read; empty where it comes through the descriptor sent along
     :param digest: what the file has to have; empty for anything
     :param whiteouts: whether ``.wh.`` names have a meaning
+    :param arriving: how many bytes the file will have, where it is still being written; else 0
     """
 
     mounts: tuple[Mount, ...]
@@ -33,6 +35,7 @@ class ApplyJob:
     path: str
     digest: str
     whiteouts: bool = True
+    arriving: int = 0
     limits: Limits = field(default_factory=Limits)
 
 

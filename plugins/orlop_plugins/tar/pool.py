@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from orlopd.plugin.content import ArrivingBlob
 from orlopd.plugin.diff import Progress
 from orlopd.plugin.errors import Internal, OrlopError, Unavailable
 
@@ -78,12 +79,20 @@ class WorkerPool:
                     process.kill()
                     await process.wait()
 
-    async def run(self, job: AnyJob, fds: Sequence[int] = (), *, progress: Progress | None = None) -> Outcome:
+    async def run(
+        self,
+        job: AnyJob,
+        fds: Sequence[int] = (),
+        *,
+        progress: Progress | None = None,
+        arriving: ArrivingBlob | None = None,
+    ) -> Outcome:
         """Do a job. When cancelled, the worker is dead before this returns.
 
         :param job: one that the workers know
         :param fds: descriptors the job needs; they stay the caller's
-        :raises OrlopError: what the worker found
+        :param arriving: a blob of which the worker is told how far it is
+        :raises OrlopError: what the worker found, or why the blob does not arrive
         :raises Unavailable: the worker died
         """
         async with self._limiter:
@@ -92,7 +101,9 @@ class WorkerPool:
                 worker = await self._hello(connection)
                 try:
                     await _send(connection, encode_job(job))
-                    return await self._answer(connection, progress)
+                    if arriving is None:
+                        return await self._answer(connection, progress)
+                    return await self._follow(connection, progress, arriving)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await _end(worker)
@@ -140,6 +151,33 @@ class WorkerPool:
                     break
                 return fds[0]
         raise Unavailable("the unpack worker did not start", reason="WORKER_DIED")
+
+    async def _follow(
+        self, connection: socket.socket, progress: Progress | None, arriving: ArrivingBlob
+    ) -> Outcome:
+        outcomes: list[Outcome] = []
+        failures: list[OrlopError] = []
+
+        async def tell() -> None:
+            there = -1
+            try:
+                while there < arriving.size:
+                    there = await arriving.wait(there)
+                    await _send(connection, b"%d\n" % there)
+            except OrlopError as error:
+                failures.append(error)
+                group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(tell)
+            try:
+                outcomes.append(await self._answer(connection, progress))
+            except OrlopError as error:
+                failures.append(error)
+            group.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        return outcomes[0]
 
     async def _answer(self, connection: socket.socket, progress: Progress | None) -> Outcome:
         held = b""

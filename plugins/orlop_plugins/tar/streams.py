@@ -29,14 +29,24 @@ class Raw:
     """The blob as it is stored.
 
     :param fd: where it is read from: a file or a pipe
-    :param algorithm: of its digest
+    :param algorithm: of its digest; empty where nobody wants to know it
     :param progress: called now and then with the bytes read so far
+    :param arriving: for a file that is still being written: how many bytes it will have, and what waits until
+        there are more than so many, and says how many there are
     """
 
-    def __init__(self, fd: int, algorithm: str, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        fd: int,
+        algorithm: str,
+        progress: Callable[[int], None],
+        arriving: tuple[int, Callable[[int], int]] | None = None,
+    ) -> None:
         self._fd = fd
         self._algorithm = algorithm
-        self._hash = hashlib.new(algorithm)
+        self._hash = hashlib.new(algorithm) if algorithm else None
+        self._size, self._wait = arriving or (0, None)
+        self._there = 0
         self._progress = progress
         self._reported = 0
         self._pushed = b""
@@ -47,8 +57,13 @@ class Raw:
         if self._pushed:
             data, self._pushed = self._pushed[:size], self._pushed[size:]
             return data
+        if self._wait is not None:
+            if self._there <= self.count < self._size:
+                self._there = self._wait(self.count)
+            size = min(size, self._there - self.count)
         data = os.read(self._fd, size)
-        self._hash.update(data)
+        if self._hash is not None:
+            self._hash.update(data)
         self.count += len(data)
         if self.count - self._reported >= _REPORT:
             self._reported = self.count
@@ -73,7 +88,8 @@ class Raw:
             pass
 
     def digest(self) -> str:
-        """The digest of what was read."""
+        """The digest of what was read, where an algorithm was named."""
+        assert self._hash is not None
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
 
@@ -161,6 +177,7 @@ class Stream:
         self._raw = raw
         self._limits = limits
         self._decoder = _decoder(raw)
+        self.compressed = not isinstance(self._decoder, _Plain)
         self._hash = hashlib.sha256()
         self._chunk = memoryview(b"")
         self.count = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,8 +10,9 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from orlopd.plugin.errors import DataLoss, Internal, InvalidArgument, NotFound, OrlopError
+from orlopd.plugin.errors import DataLoss, Internal, InvalidArgument, NotFound, OrlopError, Unavailable
 from orlopd.plugin.files import explain
 from orlopd.plugin.mount import die_with_parent
 
@@ -20,7 +22,7 @@ from .confine import enter, enter_trees, ground
 from .headers import TarReader
 from .jobs import ApplyJob, DiffJob, Outcome, decode_job, encode_error
 from .limits import Limits
-from .streams import Raw, Stream
+from .streams import CHUNK, Raw, Stream
 from .tree import Tree, Whiteouts
 from .writer import TarWriter
 
@@ -28,8 +30,24 @@ _PURGE_BUDGET = 10  # files that whiteouts may look at, for each entry allowed
 _REPORT_SECONDS = 0.1
 
 
-Work = Callable[[bytes, Sequence[int], Callable[[int], None]], Outcome]
-"""Does a job: its line, the descriptors that came along, and whom to tell the bytes done so far."""
+class Reading(Protocol):
+    """What a job says of the blob that it reads, see :class:`.jobs.ApplyJob`."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def arriving(self) -> int: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+
+Work = Callable[[bytes, Sequence[int], "Link"], Outcome]
+"""Does a job: its line, the descriptors that came along, and the link to the daemon."""
 
 
 def serve(work: Work, parent: int, connection: socket.socket, fds: Sequence[int]) -> None:
@@ -46,9 +64,8 @@ def serve(work: Work, parent: int, connection: socket.socket, fds: Sequence[int]
     socket.send_fds(connection, [b"\n"], [own])
     os.close(own)
     try:
-        with connection.makefile("rb") as lines:
-            line = lines.readline()
-        outcome = work(line, fds, _Reporter(connection))
+        link = Link(connection)
+        outcome = work(link.line(), fds, link)
         answer = {"digest": outcome.digest, "size": outcome.size, "written": outcome.written}
         line = json.dumps({"done": answer}).encode() + b"\n"
     except OrlopError as error:
@@ -67,30 +84,49 @@ def serve(work: Work, parent: int, connection: socket.socket, fds: Sequence[int]
     connection.sendall(line)
 
 
-class _Reporter:
-    """Sends progress, but not more often than anybody wants to know."""
+class Link:
+    """This worker's end of the connection to the daemon."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._lines = connection.makefile("rb")
         self._next = 0.0
+        self._there = 0
 
-    def __call__(self, count: int) -> None:
+    def line(self) -> bytes:
+        """The next line that the daemon sends; empty when it is gone."""
+        return self._lines.readline()
+
+    def report(self, count: int) -> None:
+        """Tell the bytes done so far, but not more often than anybody wants to know."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _REPORT_SECONDS
             self._connection.sendall(b'{"progress": %d}\n' % count)
 
+    def wait(self, beyond: int) -> int:
+        """Wait until more than ``beyond`` bytes of an arriving blob are there; how many there are.
 
-def work(line: bytes, fds: Sequence[int], report: Callable[[int], None]) -> Outcome:
+        :raises Unavailable: the daemon is gone
+        """
+        while self._there <= beyond:
+            line = self.line()
+            if not line:
+                raise Unavailable("the blob does not arrive any more")
+            self._there = int(line)
+        return self._there
+
+
+def work(line: bytes, fds: Sequence[int], link: Link) -> Outcome:
     """Do the job in ``line``."""
     job = decode_job(line)
     if isinstance(job, ApplyJob):
-        return _apply(job, fds, report)
-    return _diff(job, fds, report)
+        return _apply(job, fds, link)
+    return _diff(job, fds, link)
 
 
-def _apply(job: ApplyJob, fds: Sequence[int], report: Callable[[int], None]) -> Outcome:
-    source = open_blob(job.path, job.digest, fds[0] if fds else -1)
+def _apply(job: ApplyJob, fds: Sequence[int], link: Link) -> Outcome:
+    source = open_blob(job, fds)
     where = ground(job.mounts, direct=job.whiteouts)
     whole = ["0", "0", "4294967295"]  # user_namespaces(7): the initial one maps every id to itself
     privileged = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == whole
@@ -102,61 +138,80 @@ def _apply(job: ApplyJob, fds: Sequence[int], report: Callable[[int], None]) -> 
         applier.run(reader)
         return applier.written
 
-    return consume(source, job.digest, job.limits, report, take)
+    return consume(source, job, link, take)
 
 
-def open_blob(path: str, digest: str, fd: int) -> int:
-    """Open a blob's file; without a path, ``fd`` is where it comes from. :raises NotFound: it is gone"""
-    if not path:
-        return fd
+def open_blob(job: Reading, fds: Sequence[int]) -> int:
+    """Open the blob that a job reads; without a path, it comes by the last descriptor sent along.
+
+    :raises NotFound: it is gone
+    """
+    if job.arriving:
+        # Opened anew: what was sent along has its place in the file in common with the daemon's.
+        return os.open(f"/proc/self/fd/{fds[-1]}", os.O_RDONLY | os.O_CLOEXEC)
+    if not job.path:
+        return fds[-1]
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(job.path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NotFound(f"blob {digest} is gone from {path!r}") from error
+        raise NotFound(f"blob {job.digest} is gone from {job.path!r}") from error
 
 
-def consume(
-    source: int,
-    digest: str,
-    limits: Limits,
-    report: Callable[[int], None],
-    take: Callable[[TarReader], int],
-) -> Outcome:
+def consume(source: int, job: Reading, link: Link, take: Callable[[TarReader], int]) -> Outcome:
     """Have ``take`` read an archive, to its end; it returns how many bytes of files it wrote.
 
+    The digest of what comes through a pipe is taken on the way. A file of the content store had its digest
+    taken when it came: it is looked at again only where something is wrong with what it unpacks to.
+
     :param source: what the blob is read from
-    :param digest: what it has to have; empty for anything
     :raises DataLoss: it has another digest, or is corrupt
     """
-    raw = Raw(source, digest.partition(":")[0] or "sha256", report)
-    stream = Stream(raw, limits)
+    algorithm = job.digest.partition(":")[0] or "sha256"
+    piped = not (job.path or job.arriving)
+    arriving = (job.arriving, link.wait) if job.arriving else None
+    raw = Raw(source, algorithm if piped else "", link.report, arriving)
+    stream = Stream(raw, job.limits)
     try:
-        written = take(TarReader(stream, limits))
+        written = take(TarReader(stream, job.limits))
         diff_id = stream.finish()
     except (DataLoss, InvalidArgument) as error:
-        # Damage on the way looks like malice; the digest tells them apart.
-        raw.drain()
-        _check(digest, raw, error)
+        # Damage on the way looks like malice; the digest tells them apart. Of what arrives its fetch tells.
+        if piped:
+            raw.drain()
+            _check(job, raw.digest(), raw.count, error)
+        elif not job.arriving:
+            _check(job, *_digest_of(source, algorithm), error)
         raise
-    _check(digest, raw, None)
+    if piped:
+        _check(job, raw.digest(), raw.count, None)
+    elif not job.arriving and not stream.compressed and algorithm == "sha256":
+        _check(job, diff_id, raw.count, None)
     return Outcome(diff_id, stream.count, written)
 
 
-def _check(digest: str, raw: Raw, cause: OrlopError | None) -> None:
-    if digest and raw.digest() != digest:
+def _digest_of(file: int, algorithm: str) -> tuple[str, int]:
+    digest, count = hashlib.new(algorithm), 0
+    while data := os.pread(file, CHUNK, count):
+        digest.update(data)
+        count += len(data)
+    return f"{algorithm}:{digest.hexdigest()}", count
+
+
+def _check(job: Reading, digest: str, count: int, cause: OrlopError | None) -> None:
+    if job.digest and digest != job.digest:
         raise DataLoss(
-            f"blob {digest} has {raw.count} bytes of digest {raw.digest()}",
+            f"blob {job.digest} has {count} bytes of digest {digest}",
             reason="DIGEST_MISMATCH",
-            resource=f"blob {digest}",
+            resource=f"blob {job.digest}",
             hint="remove the blob and pull again",
         ) from cause
 
 
-def _diff(job: DiffJob, fds: Sequence[int], report: Callable[[int], None]) -> Outcome:
+def _diff(job: DiffJob, fds: Sequence[int], link: Link) -> Outcome:
     # Open what the archive goes to before the root changes; it came as a descriptor.
     archive = TarWriter(fds[0], job.compression, job.newest)
     lower, upper, bare = enter_trees(job.lower, job.upper, job.scratch)
-    Changes(lower, upper, bare=bare).write(archive, report)
+    Changes(lower, upper, bare=bare).write(archive, link.report)
     return Outcome(archive.close(), archive.count)
 
 
