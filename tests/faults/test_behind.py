@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,9 +14,12 @@ import anyio.to_thread
 import pytest
 
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
+from orlop_plugins.vfs.snapshotter import VfsSnapshotter
 from orlopd.plugin._snapshot_sync import Behind
 from orlopd.plugin.errors import DataLoss
+from orlopd.plugin.files import remove_tree
 from orlopd.plugin.snapshots import TARGET_LABEL
+from orlopd.plugin.snapshotter_base import SnapshotterBase
 from orlopd.plugin.values import Mount
 from tests.support.daemon import Daemon, eventually, processes_naming
 from tests.support.images import make_image, text_layer
@@ -48,8 +52,10 @@ def state(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def opened(disk: Ext4, state: Path) -> AsyncIterator[OverlaySnapshotter]:
-    part = OverlaySnapshotter(disk.point)
+async def opened(
+    disk: Ext4, state: Path, kind: type[SnapshotterBase] = OverlaySnapshotter
+) -> AsyncIterator[SnapshotterBase]:
+    part = kind(disk.point)
     try:
         async with anyio.create_task_group() as tasks:
             part.sync_behind(state, tasks)
@@ -72,7 +78,7 @@ def upper(mounts: list[Mount] | tuple[Mount, ...]) -> Path:
     return Path(found[0] if found else mount.source)
 
 
-async def layer(part: OverlaySnapshotter, name: str, parent: str = "") -> None:
+async def layer(part: SnapshotterBase, name: str, parent: str = "") -> None:
     folder = upper(tuple(await part.prepare(f"extract {name}", parent, LAYER)))
     (folder / name).write_bytes(BYTES)
     await part.commit(name, f"extract {name}", LAYER)
@@ -119,6 +125,50 @@ async def test_a_container_stands_on_the_disk(disk: Ext4, state: Path) -> None:
         assert await part.lost() == []
         [view] = await part.view("view", "base")
         assert (Path(view.source) / "base").read_bytes() == BYTES
+
+
+@pytest.mark.parametrize("kind", [OverlaySnapshotter, VfsSnapshotter])
+async def test_a_snapshot_that_never_came_to_the_disk_is_as_it_was_made(
+    disk: Ext4, state: Path, kind: type[SnapshotterBase]
+) -> None:
+    async with opened(disk, state, kind) as part:
+        await part.lost()
+        await part.prepare("box", "")
+        await part.prepare("other", "")
+        # Whoever syncs a file in it has the whole of it.
+        kept = upper(tuple(await part.prepare("kept", ""))) / "folder"
+        kept.mkdir()
+        fd = os.open(kept / "file", os.O_WRONLY | os.O_CREAT)
+        os.write(fd, BYTES)
+        os.fsync(fd)
+        os.close(fd)
+        await part.prepare("last", "")
+        disk.cut()
+    reboot(disk, state)
+    async with opened(disk, state, kind) as part:
+        assert await part.lost() == []
+        assert await part.faults() == []
+        for key in ("box", "last"):
+            assert list(upper(tuple(await part.mounts(key))).iterdir()) == []
+        assert (upper(tuple(await part.mounts("kept"))) / "folder/file").read_bytes() == BYTES
+        await part.commit("done", "box")
+        await part.remove("other")
+
+
+async def test_a_folder_that_somebody_took_away_is_missed(disk: Ext4, state: Path) -> None:
+    async with opened(disk, state) as part:
+        await part.lost()
+        for key in ("box", "old"):
+            await part.prepare(key, "")
+        await part.prepare("synced", "")
+        await part.commit("kept", "synced")
+        remove_tree(upper(tuple(await part.mounts("box"))).parent)
+        [fault] = await part.faults()
+        assert fault.key == "box"
+    reboot(disk, state)
+    async with opened(disk, state) as part:
+        remove_tree(upper(tuple(await part.mounts("old"))).parent)
+        assert "old" in [fault.key for fault in await part.faults()]
 
 
 async def test_what_is_no_layer_is_on_the_disk_with_all_below_it(disk: Ext4, state: Path) -> None:

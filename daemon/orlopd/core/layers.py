@@ -103,7 +103,7 @@ class Arrivals:
         await self._arrived[number].wait()
 
     async def coming(self, number: int) -> Arrival | None:
-        """Wait until a layer begins to come, if it can be read meanwhile; else until it is there: then None."""
+        """Wait until a layer begins to come and can be read meanwhile, or is in the store: then None."""
         self.begin(number)
         await self._stirred[number].wait()
         return self._arrivals.get(number)

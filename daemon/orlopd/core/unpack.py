@@ -296,7 +296,7 @@ class Unpacker:
     async def _layer(
         self, scope: Scope, snapshotter: NamespacedSnapshotter, layer: _Layer, progress: BlobReport
     ) -> bool:
-        """Have a layer's snapshot; whether that worked, or is to be tried again now that the layer is here."""
+        """Have a layer's snapshot; false if it is to be done again, with a layer that came anew."""
         labels = _labels_for(layer.blob, layer.chain)
         parent = layer.below.chain if layer.below else ""
         beside = bool(parent) and snapshotter.rebases

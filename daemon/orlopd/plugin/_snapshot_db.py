@@ -36,7 +36,7 @@ CREATE TABLE snapshots (
     labels TEXT NOT NULL,
     created INTEGER NOT NULL, -- microseconds since 1970
     updated INTEGER NOT NULL,
-    inodes INTEGER,           -- known once committed
+    inodes INTEGER,           -- known some time after the commit
     size INTEGER
 ) STRICT;
 CREATE INDEX snapshots_by_parent ON snapshots (parent);
@@ -57,7 +57,8 @@ CREATE INDEX snapshots_unsynced ON snapshots (unsynced) WHERE unsynced IS NOT NU
 )
 _NEXT_RANK = "(SELECT COALESCE(MAX(rank), 0) + 1 FROM snapshots)"
 _ROWS = """
-SELECT s.id, s.key, s.parent, p.key, s.kind, s.labels, s.created, s.updated, s.inodes, s.size, s.rank
+SELECT s.id, s.key, s.parent, p.key, s.kind, s.labels, s.created, s.updated, s.inodes, s.size, s.rank,
+    s.unsynced
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
 """
 _CHAIN = """
@@ -73,7 +74,7 @@ _MARKS = _CHAIN.replace(
 )
 _LOST = """
 WITH RECURSIVE lost (id) AS (
-    SELECT id FROM snapshots WHERE unsynced IS NOT NULL AND unsynced <> ?
+    SELECT id FROM snapshots WHERE unsynced IS NOT NULL AND unsynced <> ? AND kind = 'committed'
     UNION SELECT s.id FROM snapshots s JOIN lost ON s.parent = lost.id
 )
 SELECT key FROM snapshots JOIN lost USING (id) ORDER BY rank DESC
@@ -94,6 +95,7 @@ class Row:
     updated: int
     usage: Usage | None
     rank: int
+    unsynced: str | None = None
 
     def info(self) -> SnapshotInfo:
         """As the contract has it."""
@@ -117,11 +119,11 @@ def _now() -> int:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    number, key, parent_id, parent, kind, labels, created, updated, inodes, size, rank = values
+    number, key, parent_id, parent, kind, labels, created, updated, inodes, size, rank, unsynced = values
     usage = None if inodes is None else Usage(inodes, size)
     return Row(
         *(number, key, parent_id, parent or "", SnapshotKind(kind), json.loads(labels)),
-        *(created, updated, usage, rank),
+        *(created, updated, usage, rank, unsynced),
     )
 
 
@@ -215,15 +217,25 @@ class SnapshotDatabase:
         if self._all("SELECT 1 FROM snapshots WHERE key = ?", key):
             raise _taken(key)
 
-    def insert(self, id: int, key: str, kind: SnapshotKind, parent: int | None, labels: Labels) -> None:
-        """:raises AlreadyExists: ``key`` was taken meanwhile"""
+    def insert(
+        self,
+        id: int,
+        key: str,
+        kind: SnapshotKind,
+        parent: int | None,
+        labels: Labels,
+        unsynced: str | None = None,
+    ) -> None:
+        """
+        :param unsynced: its mark, where its folder may not be on the disk yet
+        :raises AlreadyExists: ``key`` was taken meanwhile"""
         now = _now()
-        values = (id, key, parent, kind.value, _labels(labels), now, now)
+        values = (id, key, parent, kind.value, _labels(labels), now, now, unsynced)
         try:
             with self._transaction() as change:
                 change.execute(
-                    "INSERT INTO snapshots (id, key, parent, kind, labels, created, updated, rank)"
-                    f" VALUES (?, ?, ?, ?, ?, ?, ?, {_NEXT_RANK})",
+                    "INSERT INTO snapshots (id, key, parent, kind, labels, created, updated, unsynced, rank)"
+                    f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, {_NEXT_RANK})",
                     values,
                 )
         except sqlite3.IntegrityError as error:
@@ -245,6 +257,26 @@ class SnapshotDatabase:
         """The keys of those with another mark, and of all that was made on them; children first."""
         return [each for (each,) in self._all(_LOST, mark)]
 
+    def unmeasured(self) -> list[Row]:
+        """Committed ones whose usage nobody knows yet."""
+        found = self._all(_ROWS + "WHERE s.inodes IS NULL AND s.kind = 'committed'")
+        return [_row(values) for values in found]
+
+    def set_usage(self, id: int, usage: Usage) -> None:
+        """Note what a committed one takes."""
+        with self._transaction() as change:
+            change.execute(
+                "UPDATE snapshots SET inodes = ?, size = ? WHERE id = ?", (usage.inodes, usage.size, id)
+            )
+
+    def begun_before(self, mark: str) -> list[int]:
+        """The ids of those with another mark that are not committed."""
+        found = self._all(
+            "SELECT id FROM snapshots WHERE unsynced IS NOT NULL AND unsynced <> ? AND kind <> 'committed'",
+            mark,
+        )
+        return [each for (each,) in found]
+
     def marks(self, id: int | None) -> set[str]:
         """The marks of ``id`` and of what is below it."""
         return {each for (each,) in self._all(_MARKS, id)} if id else set()
@@ -261,7 +293,7 @@ class SnapshotDatabase:
         row: Row,
         name: str,
         labels: Labels,
-        usage: Usage,
+        usage: Usage | None,
         parent: int | None,
         unsynced: str | None = None,
     ) -> None:
@@ -279,7 +311,8 @@ class SnapshotDatabase:
                     f" inodes = ?, size = ?, unsynced = ?{moved} WHERE id = ? AND key = ? AND kind = ?",
                     (
                         *(name, SnapshotKind.COMMITTED.value, _labels(labels), now, now),
-                        *(usage.inodes, usage.size, unsynced, *(() if parent is None else (parent,))),
+                        *((usage.inodes, usage.size) if usage else (None, None)),
+                        *(unsynced, *(() if parent is None else (parent,))),
                         *(row.id, row.key, SnapshotKind.ACTIVE.value),
                     ),
                 )

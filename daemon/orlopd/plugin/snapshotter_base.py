@@ -20,7 +20,6 @@ the next start finds them and :meth:`SnapshotterBase.cleanup` deletes them.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
@@ -52,6 +51,7 @@ from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 T = TypeVar("T")
 _THREADS = 16
 _QUIET_SECONDS = 1.0
+_NEW = "new-"
 _log = logging.getLogger(__name__)
 
 
@@ -90,7 +90,7 @@ class SnapshotterBase:
             path.mkdir(mode=0o700, exist_ok=True)
         spread_folder(self._folder)
         self._db = SnapshotDatabase(root / "snapshots.db")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._making: set[int] = set()
         self._pinned: Counter[int] = Counter()
         self._dropping: set[Path] = set()
@@ -101,7 +101,7 @@ class SnapshotterBase:
         self._late = 0
         # A number whose snapshot was never recorded may be in use as a folder's name all the same.
         there = (*self._folder.iterdir(), *self._trash.iterdir())
-        folders = [int(path.name) for path in there if path.name.isdecimal()]
+        folders = [number for path in there if (number := _number(path)) is not None]
         self._last = max([self._db.last_id(), *folders])
         self._discard_orphans()
 
@@ -113,6 +113,8 @@ class SnapshotterBase:
         """
         self._behind = Behind(self._db, self._folder, state)
         self._tasks = tasks
+        begun = self._db.begun_before(self._behind.mark)
+        self._db.set_unsynced([each for each in begun if self._path(each).is_dir()], None)
 
     # What a subclass says.
 
@@ -173,7 +175,10 @@ class SnapshotterBase:
             if row.kind is SnapshotKind.VIEW:
                 return Usage()
             with _explained(f"cannot measure snapshot {key!r}"):
-                return self.measure(self._snapshot(row))
+                usage = self.measure(self._there(row))
+            if row.kind is SnapshotKind.COMMITTED:
+                self._db.set_usage(row.id, usage)
+            return usage
 
         return await self._run(job)
 
@@ -185,7 +190,8 @@ class SnapshotterBase:
                     f"snapshot {key!r} is committed, only active ones and views can be mounted",
                     resource=f"snapshot {key}",
                 )
-            return self.mount_points(self._snapshot(row))
+            with _explained(f"cannot mount snapshot {key!r}"):
+                return self.mount_points(self._there(row))
 
         return await self._run(job)
 
@@ -237,12 +243,7 @@ class SnapshotterBase:
 
         def job() -> Sequence[SnapshotFault]:
             with self._lock:
-                known = self._db.ids() | self._making
-                found = [
-                    SnapshotFault(str(path), "it belongs to no snapshot")
-                    for path in self._folder.iterdir()
-                    if not (path.name.isdecimal() and int(path.name) in known)
-                ]
+                found = [SnapshotFault(str(path), "it belongs to no snapshot") for path in self._orphans()]
             found += [
                 SnapshotFault(str(path), "it belongs to a snapshot that was removed")
                 for path in self._trash.iterdir()
@@ -254,7 +255,7 @@ class SnapshotterBase:
                         str(self._path(row.id)), f"its folder {self._path(row.id)} is gone", row.key
                     )
                     for row in rows
-                    if not self._path(row.id).is_dir()
+                    if not self._path(row.id).is_dir() and not self._never_came(row)
                 ]
                 last = rows[-1].rank
             return found
@@ -287,6 +288,15 @@ class SnapshotterBase:
             if self._late == seen:
                 self._late = 0
                 await self._run(functools.partial(self._settle, self._behind))
+                await self._run(self._measure_committed)
+
+    def _measure_committed(self) -> None:
+        """Measure what nobody waited for at the commit."""
+        for row in self._db.unmeasured():
+            try:
+                self._db.set_usage(row.id, self.measure(self._snapshot(row)))
+            except (OSError, OrlopError) as error:
+                _log.warning("cannot measure snapshot %s: %s", row.key, error)
 
     @staticmethod
     def _settle(behind: Behind) -> None:
@@ -314,20 +324,20 @@ class SnapshotterBase:
             if parent_id:
                 self._pinned[parent_id] += 1
         layer = kind is SnapshotKind.ACTIVE and TARGET_LABEL in labels
-        path = self._path(number)
         parents = tuple(self._path(each) for each in self._db.chain(parent_id))
-        snapshot = Snapshot(number, key, kind, path, parents, labels)
+        snapshot = Snapshot(number, key, kind, self._path(number), parents, labels)
         try:
             with _explained(f"cannot make snapshot {key!r}"):
                 if self._behind:
                     self._behind.prepare(parent_id, layer=layer)
-                path.mkdir(mode=0o700)
-                self.make(snapshot)
-                sync_folder(path)
-                sync_folder(self._folder)
-            self._db.insert(number, key, kind, parent_id, labels)
+                self._fill(snapshot)
+                if not self._behind:
+                    sync_folder(snapshot.path)
+                    sync_folder(self._folder)
+            mark = self._behind.mark if self._behind else None
+            self._db.insert(number, key, kind, parent_id, labels, mark)
         except BaseException:
-            self._discard(path)
+            self._discard(snapshot.path)
             raise
         finally:
             with self._lock:
@@ -335,6 +345,33 @@ class SnapshotterBase:
                 if parent_id:
                     self._pinned[parent_id] -= 1
         return self.mount_points(snapshot)
+
+    def _fill(self, snapshot: Snapshot) -> None:
+        """Make a snapshot's folder as a whole: a crash leaves all that :meth:`make` made, or nothing."""
+        new = snapshot.path.with_name(f"{_NEW}{snapshot.id}")
+        try:
+            new.mkdir(mode=0o700)
+            self.make(replace(snapshot, path=new))
+            new.rename(snapshot.path)
+        except BaseException:
+            self._discard(new)
+            raise
+
+    def _there(self, row: Row) -> Snapshot:
+        """A snapshot with its folder. One that did not come to the disk before the machine went down was as
+        empty as it was made: a file that is synced takes the directories on the way to it along."""
+        snapshot = self._snapshot(row)
+        if self._never_came(row) and not snapshot.path.exists():
+            with self._lock:  # once
+                if not snapshot.path.exists():
+                    self._fill(snapshot)
+        return snapshot
+
+    def _never_came(self, row: Row) -> bool:
+        """Whether a folder that is missing is one that was lost before it was on the disk."""
+        if row.kind is SnapshotKind.COMMITTED or row.unsynced is None or self._behind is None:
+            return False
+        return row.unsynced != self._behind.mark
 
     def _parent(self, key: str) -> int | None:
         if not key:
@@ -386,14 +423,14 @@ class SnapshotterBase:
     def _freeze(self, row: Row, name: str, labels: Labels, parent_id: int | None) -> bool:
         """Commit; whether it is still to be brought to the disk."""
         late = self._behind is not None and self._trusted and TARGET_LABEL in row.labels
-        snapshot = replace(self._snapshot(row), labels=labels)
         with _explained(f"cannot commit snapshot {row.key!r}"):
+            snapshot = replace(self._there(row), labels=labels)
             if parent_id is not None:
                 parents = tuple(self._path(each) for each in self._db.chain(parent_id))
                 snapshot = replace(snapshot, parents=parents)
                 self.rebase(snapshot)
             self.seal(snapshot)
-            usage = self.measure(snapshot)
+            usage = None if late else self.measure(snapshot)
             # Whoever filled it may have left it in memory; a committed snapshot is a promise, and so is all
             # below it.
             if not late and not (self._behind and self._behind.settle()):
@@ -424,8 +461,11 @@ class SnapshotterBase:
         """Take a folder without a row out of the way, and delete it if that works now."""
         trash = self._trash / path.name
         try:
-            with self._lock, contextlib.suppress(FileNotFoundError):
-                path.rename(trash)
+            with self._lock:
+                if path.exists():
+                    path.rename(trash)
+                elif not trash.exists():
+                    return
             self._drop(trash)
         except OSError as error:
             # Not the caller's trouble: the snapshot is gone; cleanup() tries again.
@@ -445,11 +485,25 @@ class SnapshotterBase:
 
     def _discard_orphans(self) -> None:
         with self._lock:
-            known = self._db.ids() | self._making
-            for path in list(self._folder.iterdir()):
-                if not (path.name.isdecimal() and int(path.name) in known):
-                    with _explained(f"cannot move {str(path)!r} away"):
-                        path.rename(self._trash / path.name)
+            for path in self._orphans():
+                with _explained(f"cannot move {str(path)!r} away"):
+                    path.rename(self._trash / path.name)
+
+    def _orphans(self) -> list[Path]:
+        """Folders that belong to no snapshot."""
+        ids = self._db.ids()
+        return [
+            path
+            for path in self._folder.iterdir()
+            if (number := _number(path)) not in self._making
+            and (number not in ids or path.name.startswith(_NEW))
+        ]
+
+
+def _number(path: Path) -> int | None:
+    """The number of the snapshot that a folder is for."""
+    name = path.name.removeprefix(_NEW)
+    return int(name) if name.isdecimal() else None
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class LazyResolver:
 
         # How much of a body is read at a time. What a chunk costs on its way through the layers is much the
         # same whatever its size, and asyncio hands out as much as this.
-        httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10
+        httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10  # pyright: ignore[reportAttributeAccessIssue]
         # These log URLs and headers, where signatures and tokens are.
         for name in ("httpx", "httpcore", "hpack"):
             logging.getLogger(name).setLevel(logging.WARNING)
