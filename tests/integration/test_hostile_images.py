@@ -1,6 +1,6 @@
-"""Hostile images pulled by a daemon: nothing outside is touched, no part of a layer is left, one clear error each.
+"""Hostile images, pulled: nothing outside is touched, no part of a layer is left, one clear error each.
 
-What a worker makes of an archive is in orlopd.testing's kit for differs; this is the whole way, registry to snapshot.
+What a worker makes of an archive is in the kit for differs; this is the whole way, registry to snapshot.
 """
 
 from __future__ import annotations

@@ -126,15 +126,15 @@ def test_skopeo_umoci_and_podman_read_our_layers(layers: Layers, podman: Podman,
     assert {each.removeprefix("sha256:") for each in diff_ids(layout, "v1")} <= names
     run("umoci", "unpack", "--image", f"{layout}:v1", tmp_path / "bundle")
     assert below(tmp_path / "bundle/rootfs") == shown
-    id = podman("pull", f"oci:{layout}:v1")
-    assert without_attributes(below(Path(podman("image", "mount", id)))) == without_attributes(shown)
+    pulled = podman("pull", f"oci:{layout}:v1")
+    assert without_attributes(below(Path(podman("image", "mount", pulled)))) == without_attributes(shown)
 
 
 def test_podman_reads_our_zstd_layers(layers: Layers, podman: Podman, tmp_path: Path) -> None:
     image, shown = made(layers, ZSTD)
     layout = write_layout(tmp_path / "layout", "v1", image)
-    id = podman("pull", f"oci:{layout}:v1")
-    assert without_attributes(below(Path(podman("image", "mount", id)))) == without_attributes(shown)
+    pulled = podman("pull", f"oci:{layout}:v1")
+    assert without_attributes(below(Path(podman("image", "mount", pulled)))) == without_attributes(shown)
 
 
 def test_what_umoci_repacked_and_inserted_is_read(layers: Layers, tmp_path: Path) -> None:

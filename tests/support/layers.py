@@ -100,9 +100,9 @@ class Layers:
 
     def collect(self) -> None:
         """Have a whole collection done."""
-        id = f"lease-{secrets.token_hex(4)}"
-        self._leases.Create(leases_pb2.CreateRequest(id=id), **self._with)
-        self._leases.Delete(leases_pb2.DeleteRequest(id=id, sync=True), **self._with)
+        lease = f"lease-{secrets.token_hex(4)}"
+        self._leases.Create(leases_pb2.CreateRequest(id=lease), **self._with)
+        self._leases.Delete(leases_pb2.DeleteRequest(id=lease, sync=True), **self._with)
 
     def add(self, data: bytes) -> None:
         """Store a blob."""

@@ -31,7 +31,7 @@ from orlopd.testing.differ import below
 from orlopd.testing.snapshotter import inside
 
 # Paths are bytes: what is in a tree need not be text.
-# ruff: noqa: PTH101, PTH102, PTH105, PTH123, PTH211
+# ruff: noqa: PTH101, PTH102, PTH104, PTH123, PTH211
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 NANO = 10**9
@@ -39,7 +39,7 @@ PROVE = bool(os.environ.get("ORLOP_PROVE"))
 FULL = settings(max_examples=3000)
 SHORT = settings(max_examples=60, derandomize=True, phases=[Phase.explicit, Phase.generate])
 
-# --- What trees are made of -----------------------------------------------------------------------------------
+# --- What trees are made of ---------------------------------------------------------------------------------
 
 COMMON = [b"a", b"b", b"c"]
 ODD = [
@@ -53,10 +53,11 @@ PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join)
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 CAPABILITY_3 = struct.pack("<6I", 0x03000001, 1 << 13, 0, 0, 0, 1000)
 # posix_acl_xattr.h: version 2; owner rwx, user 1000 r-x, group r-x, mask r-x, others ---
+NOBODY = (1 << 32) - 1
 ACL = struct.pack("<I", 2) + b"".join(
-    struct.pack("<HHI", tag, bits, who)
-    for tag, bits, who in ((1, 7, -1 % (1 << 32)), (2, 5, 1000), (4, 5, -1 % (1 << 32)), (16, 5, -1 % (1 << 32)))
-) + struct.pack("<HHI", 32, 0, (1 << 32) - 1)  # fmt: skip
+    struct.pack("<HHI", *entry)
+    for entry in ((1, 7, NOBODY), (2, 5, 1000), (4, 5, NOBODY), (16, 5, NOBODY), (32, 0, NOBODY))
+)
 XATTRS = [
     *(
         (b"user.empty", b""),
@@ -250,7 +251,7 @@ def blocks(root: Path) -> dict[str, int]:
     }
 
 
-# --- The property ---------------------------------------------------------------------------------------------
+# --- The property -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,7 @@ class Diffs:
         sync: bool = False,
         progress: Progress | None = None,
     ) -> Descriptor:
-        """Unpack a layer over what ``mounts`` show. Where no differ handles it, processors make it into what one
-        does.
+        """Unpack a layer over what ``mounts`` show. One that no differ handles goes through processors first.
 
         :param arriving: the layer while it comes; the caller believes nothing before it is whole
         :param payloads: what processors need, by their ids

@@ -40,7 +40,8 @@ def path_to_differ(
     steps: list[Step] = []
     while len(steps) < _LONGEST:
         step = next(
-            (Step(id, each, to) for id, each in processors.items() if (to := each.returns(media_type))), None
+            (Step(key, each, to) for key, each in processors.items() if (to := each.returns(media_type))),
+            None,
         )
         if step is None:
             return None
@@ -68,8 +69,8 @@ async def processed(
 class _Output:
     """What a processor gives, as a :class:`orlopd.plugin.content.BlobReader` that goes forward only."""
 
-    def __init__(self, id: str, stream: AsyncIterator[bytes]) -> None:
-        self._id = id
+    def __init__(self, processor: str, stream: AsyncIterator[bytes]) -> None:
+        self._processor = processor
         self._stream = stream
         self._at = 0
         self._left = b""
@@ -87,7 +88,9 @@ class _Output:
     async def read_at(self, offset: int, size: int) -> bytes:
         """The next bytes. :raises OrlopError: what the processor found"""
         if offset != self._at:
-            raise Internal(f"what processor {self._id} gives is read in order: byte {offset} at {self._at}")
+            raise Internal(
+                f"what processor {self._processor} gives is read in order: byte {offset} at {self._at}"
+            )
         if not self._left:
             self._left = await self._next()
         data, self._left = self._left[:size], self._left[size:]
@@ -102,7 +105,7 @@ class _Output:
         except OrlopError:
             raise
         except Exception as error:
-            raise Internal(f"processor {self._id} failed: {error!r}") from error
+            raise Internal(f"processor {self._processor} failed: {error!r}") from error
         return b""
 
     async def __aenter__(self) -> Self:

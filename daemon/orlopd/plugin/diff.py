@@ -29,8 +29,8 @@ class Differ(Protocol):
     ) -> Descriptor:
         """Unpack ``blob`` over what ``mounts`` show; whiteouts hide what lies below.
 
-        :param layer: without digest and size where they are not known: what a processor gives. The blob is then
-            read in order
+        :param layer: without digest and size where they are not known: what a processor gives. The blob is
+            then read in order
         :returns: the descriptor of the uncompressed layer, whose digest is the diff id
         :raises InvalidArgument: not a layer of this media type, or one that tries to leave its root
         :raises ResourceExhausted: a limit on entries, size or ratio was met

@@ -1,4 +1,4 @@
-"""The contract of a stream processor: it turns a layer of one media type into another's, on the way to a differ."""
+"""The contract of a stream processor: it makes layers of one media type into another's, for a differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Processor(Protocol):
         """The layer's bytes as the media type that :meth:`returns` says, in pieces of any size.
 
         What comes out is hostile all the same: the differ's limits and checks are yet to come. ``blob`` was
-        verified when it was stored, or is what another processor gives: then it has no path and is read in order.
+        verified when it was stored, or is what another processor gives: then it has no path and is read in
+        order.
 
         :param payload: what the request has for this processor, by its id; a key, for example
         :raises InvalidArgument: it cannot be processed

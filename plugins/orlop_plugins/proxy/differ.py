@@ -44,7 +44,9 @@ class ProxyDiffer:
         payloads: Mapping[str, TypedBytes] = NO_PAYLOADS,
         sync: bool = False,
     ) -> Descriptor:
-        wanted = {id: any_pb2.Any(type_url=each.type_url, value=each.value) for id, each in payloads.items()}
+        wanted = {
+            name: any_pb2.Any(type_url=each.type_url, value=each.value) for name, each in payloads.items()
+        }
         request = api.ApplyRequest(
             diff=to_descriptor(layer), mounts=to_mounts(mounts), payloads=wanted, sync_fs=sync
         )

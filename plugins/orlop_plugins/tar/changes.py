@@ -1,8 +1,8 @@
 """What changed between two trees, as a layer.
 
 The rules for what counts as changed are containerd's, so that a layer made here has what one made there has:
-by owner, mode, time and attributes; a file by size as well, and by content where the time is in whole seconds,
-which an unpacked archive's often is, or where an overlay copied the file up, which it does to change it.
+by owner, mode, time and attributes; a file by size as well, and by content where the time is in whole
+seconds, which an unpacked archive's often is, or where an overlay copied the file up to change it.
 """
 
 from __future__ import annotations

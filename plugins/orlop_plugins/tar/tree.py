@@ -124,8 +124,10 @@ class Tree:
         self._parents.clear()
 
     def directory(self, path: bytes) -> bool:
-        """Have a directory of the archive's own at ``path``, the one that is there or a new one; whether it is
-        a new one."""
+        """Have a directory of the archive's own at ``path``, the one that is there or a new one.
+
+        :returns: whether it is a new one
+        """
         new = True
         try:
             os.mkdir(path, 0o700)

@@ -35,7 +35,7 @@ class DiffService(diff_pb2_grpc.DiffServicer):
             self._scope(context),
             from_descriptor(request.diff),
             from_mounts(request.mounts),
-            payloads={id: from_any(payload) for id, payload in request.payloads.items()},
+            payloads={name: from_any(payload) for name, payload in request.payloads.items()},
             sync=request.sync_fs,
         )
         return diff_pb2.ApplyResponse(applied=to_descriptor(applied))
