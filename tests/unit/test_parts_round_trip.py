@@ -36,7 +36,7 @@ from orlopd.testing.snapshotter import inside
 TAR = "application/vnd.oci.image.layer.v1.tar"
 NANO = 10**9
 PROVE = bool(os.environ.get("ORLOP_PROVE"))
-FULL = settings(max_examples=3000)
+FULL = settings(max_examples=1000)
 SHORT = settings(max_examples=60, derandomize=True, phases=[Phase.explicit, Phase.generate])
 
 # --- What trees are made of ---------------------------------------------------------------------------------
