@@ -72,7 +72,13 @@ class UpperDiffer:
         return Descriptor("text/lower", digest_of(plain), len(plain))
 
     async def diff(
-        self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, sink: Ingest
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str,
+        sink: Ingest,
+        *,
+        newest: int | None = None,
     ) -> str:
         await sink.write(f"{lower[0].source}-{upper[0].source}".upper().encode())
         return digest_of(b"plain")

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from orlopd.plugin.content import BlobReader
 from orlopd.plugin.diff import Differ
@@ -114,5 +114,6 @@ class _Output:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(self._stream, AsyncGenerator):
-            await self._stream.aclose()
+        close: Any = getattr(self._stream, "aclose", None)  # as generators have it
+        if close is not None:
+            await close()
