@@ -42,6 +42,7 @@ async def test_pull_tells_what_it_resolved_then_progress_then_the_image(client: 
     assert len(blobs) == len(steps) - 2
     assert {step.kind for step in blobs} == {values.BlobKind.LAYER, values.BlobKind.MANIFEST}
     assert blobs[-1].state == values.BlobState.UNPACKED
+    assert {step.rate for step in blobs if step.state == values.BlobState.FETCHING} == {3 << 20}
 
 
 async def test_push_tells_what_will_be_pointed_at_then_progress_then_that_it_is(client: orlop.Client) -> None:

@@ -12,16 +12,23 @@ import pytest
 
 from tests.support.daemon import Daemon
 from tests.support.docker import CLIENT, Docker, dockerd
-from tests.support.images import save_docker_archive
+from tests.support.images import busybox_layer, make_image, save_archive, save_docker_archive, text_layer
 from tests.support.tmux import Terminal
 
 pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+def below() -> Iterator[Daemon]:
+    """The daemon below dockerd."""
+    with Daemon() as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def docker(below: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     archive = save_docker_archive(tmp_path_factory.mktemp("archive") / "probe.tar", "probe:latest")
-    with Daemon() as daemon, dockerd(str(daemon.socket)) as made:
+    with dockerd(str(below.socket)) as made:
         made.must("load", "-i", str(archive))
         yield made
 
@@ -101,6 +108,24 @@ def test_a_person_sits_in_its_shell(docker: Docker, tmp_path: Path) -> None:
         terminal.wait_for("host>", count=2, seconds=30)
         terminal.type("echo code=$?")
         terminal.wait_for("code=7")
+
+
+def test_archives_go_both_ways(docker: Docker, below: Daemon, tmp_path: Path) -> None:
+    image = make_image([busybox_layer(), text_layer("etc/motd", "carried\n")])
+    config = image.document()["config"]["digest"]
+    name = "docker.io/library/carried:1"
+    below.must(below.orlop("import", save_archive(tmp_path / "in.tar", name, image=image)))
+    below.must(below.orlop("export", "-o", tmp_path / "out.tar", name))
+    assert "carried:1" in docker.must("load", "-i", str(tmp_path / "out.tar"))
+    assert docker.must("inspect", "-f", "{{.Id}}", "carried:1").strip() == config
+    assert docker.must("run", "--rm", "carried:1", "cat", "/etc/motd") == "carried\n"
+    docker.must("save", "-o", str(tmp_path / "back.tar"), "carried:1")
+    below.must(below.orlop("rmi", name))
+    below.must(below.orlop("import", tmp_path / "back.tar"))
+    assert below.must(below.orlop("run", "--rm", name, "cat", "/etc/motd")) == "carried\n"
+    assert config in below.must(below.ctr("content", "ls", "-q"))
+    below.must(below.orlop("rmi", name))
+    docker.must("rmi", "carried:1")
 
 
 def _state(docker: Docker, name: str) -> str:

@@ -146,6 +146,7 @@ def progress(m: images_pb2.BlobProgress) -> v.BlobProgress:
         state=to_enum(v.BlobState, state, "BLOB_STATE_", v.BlobState.UNSPECIFIED),
         current=m.current,
         total=m.total,
+        rate=m.rate,
     )
 
 

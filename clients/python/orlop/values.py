@@ -228,13 +228,15 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class BlobProgress:
-    """How far one blob has come; it replaces what was said of it before. ``total`` is 0 when not known."""
+    """How far one blob has come; it replaces what was said of it before. ``total`` is 0 when not known,
+    ``rate`` is in bytes a second."""
 
     digest: str
     kind: BlobKind
     state: BlobState
     current: int = 0
     total: int = 0
+    rate: int = 0
 
 
 PullProgress = Resolved | BlobProgress | Image

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from orlopd.plugin.values import Descriptor
 
 _EVERY = 0.1
+_MARKS = 20
+"""Of how many reports the rate is: of the last two seconds."""
 
 
 class BlobKind(enum.Enum):
@@ -46,13 +49,17 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class BlobProgress:
-    """How far a blob has come, in bytes of its compressed form; replaces the one before of its digest."""
+    """How far a blob has come, in bytes of its compressed form; replaces the one before of its digest.
+
+    :param rate: bytes a second of late; 0 where nothing moves
+    """
 
     digest: str
     kind: BlobKind
     state: BlobState
     current: int
     total: int
+    rate: int = 0
 
 
 PullEvent = Resolved | BlobProgress
@@ -72,6 +79,7 @@ class BlobReport:
         self._kind = kind
         self._state: BlobState | None = None
         self._told = 0.0
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)
 
     def state(self, state: BlobState, current: int | None = None) -> None:
         """Tell a state; ``current`` is everything when None."""
@@ -80,5 +88,12 @@ class BlobReport:
         at = time.monotonic()
         if state == self._state and at - self._told < _EVERY:
             return
+        if state != self._state:
+            self._marks.clear()
         self._state, self._told = state, at
-        self._report(BlobProgress(self._descriptor.digest, self._kind, state, done, size))
+        self._marks.append((at, done))
+        self._report(BlobProgress(self._descriptor.digest, self._kind, state, done, size, self._rate()))
+
+    def _rate(self) -> int:
+        (began, first), (ended, last) = self._marks[0], self._marks[-1]
+        return round((last - first) / (ended - began)) if ended > began and last > first else 0

@@ -115,6 +115,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
+def is_goodbye(error: BaseException) -> bool:
+    """Whether an HTTP/2 server has ended a connection in good order (RFC 9113, GOAWAY with NO_ERROR)."""
+    said = (each.args[0] for each in causes(error) if each.args)
+    # By its look: the package that has the type is loaded only where HTTP/2 is spoken.
+    return any(type(each).__name__ == "ConnectionTerminated" and each.error_code == 0 for each in said)
+
+
 def _is_untrusted(error: BaseException) -> bool:
     return any(isinstance(each, ssl.SSLCertVerificationError) for each in causes(error))
 

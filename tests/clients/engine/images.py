@@ -121,7 +121,9 @@ async def steps(reference: str) -> AsyncIterator[i.BlobProgress]:
 
 
 def blob(layer: str, state: Any, current: int) -> i.BlobProgress:
-    return i.BlobProgress(digest=layer, kind=i.BLOB_KIND_LAYER, state=state, current=current, total=2 << 20)
+    return i.BlobProgress(
+        digest=layer, kind=i.BLOB_KIND_LAYER, state=state, current=current, total=2 << 20, rate=3 << 20
+    )
 
 
 async def collect(requests: Any) -> tuple[Any, bytes]:

@@ -146,7 +146,8 @@ class Live(Display):
 def amount(event: BlobProgress) -> str:
     """How much of how much."""
     if event.state in (*MOVING, BlobState.UNPACKING) and event.total:
-        return f"{size(event.current)} / {size(event.total)}"
+        rate = f" {size(event.rate)}/s" if event.rate else ""
+        return f"{size(event.current)} / {size(event.total)}{rate}"
     if event.state in MOVING:
         return size(event.current)
     return size(event.total) if event.total else ""

@@ -237,6 +237,7 @@ def blob_progress(event: BlobProgress) -> images_pb2.BlobProgress:
         state=_BLOB_STATES[event.state],
         current=event.current,
         total=event.total,
+        rate=event.rate,
     )
 
 
