@@ -198,6 +198,64 @@ async def test_an_endless_body_ends(rig: Rig, faulty: FaultyRegistry) -> None:
     assert await rig.left_but_ingests(faulty.served.layers[1]) == NOTHING
 
 
+async def test_headers_that_drip_meet_a_deadline(rig: Rig, faulty: FaultyRegistry) -> None:
+    def drip(handler: Handler) -> None:
+        handler.close_connection = True
+        for byte in b"HTTP/1.1 200 OK\r\nContent-Type: " + b"x" * 200:
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+            if handler.registry.over.wait(0.05):
+                return
+
+    faulty.on("HEAD", drip)
+    with pytest.raises(DeadlineExceeded, match="sent no answer"):
+        await rig.pull(faulty.reference)
+    assert await rig.left() == NOTHING
+
+
+@pytest.mark.parametrize("said", ["bytes 7-60/99999", "bytes 0-60/9999", "nonsense", ""])
+async def test_another_range_than_the_one_asked_for_is_not_taken(
+    rig: Rig, faulty: FaultyRegistry, said: str
+) -> None:
+    def rest(handler: Handler) -> None:
+        if handler.headers.get("Range"):
+            handler.answer(206, blob(faulty)[30:], {"Content-Range": said})
+        else:
+            handler.cut(blob(faulty), 30)
+
+    faulty.on(layer_path(faulty), rest)
+    with pytest.raises(DataLoss, match="another range"):
+        await rig.pull(faulty.reference)
+    left = await rig.left()
+    assert left == NOTHING | {"ingests": left["ingests"]}
+    # What had come of it was right, and is where the next pull begins.
+    faulty.faults.clear()
+    faulty.seen.clear()
+    await rig.pull(faulty.reference)
+    assert await rig.digests() == set(faulty.served.blobs)
+
+
+@pytest.mark.parametrize("length", ["10", "99999", "0", "-1", "many"])
+async def test_a_manifest_of_another_length_than_was_told_is_not_taken(
+    rig: Rig, faulty: FaultyRegistry, length: str
+) -> None:
+    def tell(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", MANIFEST)
+        handler.send_header("Docker-Content-Digest", faulty.served.digest)
+        handler.send_header("Content-Length", length)
+        handler.end_headers()
+        handler.close_connection = True
+
+    faulty.on("HEAD", tell)
+    if length == "0":  # that says nothing, so GET is asked
+        await rig.pull(faulty.reference)
+        return
+    with pytest.raises((DataLoss, Unavailable)):
+        await rig.pull(faulty.reference)
+    assert await rig.left() == NOTHING
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
 async def test_a_passing_trouble_is_tried_again(rig: Rig, faulty: FaultyRegistry, status: int) -> None:
     for pattern in ("HEAD", "GET .*/manifests/", layer_path(faulty)):

@@ -22,6 +22,7 @@ from tests.support.registry import Registry
 from tests.thirdparty.test_copies import load
 
 PAGE = Path(__file__).parent.parent / "thirdparty" / "drop-in" / "remote.py"
+PATIENT = FAST.model_copy(update={"first_byte_timeout": 20.0, "stall_timeout": 20.0})
 CRI = "containerd.io/snapshot/cri."
 
 
@@ -50,7 +51,7 @@ def knows(remote: Any, digest: str, name: str, text: str) -> None:
 
 @pytest.fixture
 async def lazy(tmp_path: Path, remote: Any) -> AsyncIterator[Rig]:
-    async with open_rig(tmp_path, snapshotters={"remote": remote}) as rig:
+    async with open_rig(tmp_path, PATIENT, snapshotters={"remote": remote}) as rig:
         yield rig
 
 
@@ -142,7 +143,7 @@ async def thin(request: Any, tmp_path: Path) -> AsyncIterator[tuple[Rig, str]]:
     """A rig and a snapshotter: one that unpacks layers in order, one that unpacks them side by side."""
     (tmp_path / "overlayfs").mkdir()
     overlay = OverlaySnapshotter(tmp_path / "overlayfs")
-    async with open_rig(tmp_path, snapshotters={"overlayfs": overlay}) as rig:
+    async with open_rig(tmp_path, PATIENT, snapshotters={"overlayfs": overlay}) as rig:
         yield rig, request.param
 
 
@@ -190,6 +191,30 @@ async def test_a_dropped_layer_is_told_where_it_is_needed_and_fetched_again(
     await rig.pull(reference, snapshotter=snapshotter)
     assert await rig.digests() == set(image.blobs)
     await rig.push(reference, f"{server.address}/thin/elsewhere-{snapshotter}:1")
+
+
+async def test_ten_pulls_at_once_fetch_each_blob_once_and_drop_all(
+    thin: tuple[Rig, str], server: Registry
+) -> None:
+    rig, snapshotter = thin
+    images = [
+        make_image([text_layer("one", f"shared {snapshotter}"), text_layer("own", f"{number} {snapshotter}")])
+        for number in range(2)
+    ]
+    names = [server.push(f"thin/ten-{snapshotter}:{each}", image) for each, image in enumerate(images)]
+    async with anyio.create_task_group() as group:
+        for number in range(10):
+
+            async def pull(name: str = names[number % 2]) -> None:
+                await rig.pull(name, snapshotter=snapshotter, discard=True)
+
+            group.start_soon(pull)
+    assert {server.fetched(layer) for image in images for layer in image.layers} == {1}
+    documents = {digest for image in images for digest in image.blobs} - {
+        layer for image in images for layer in image.layers
+    }
+    assert await rig.digests() == documents
+    assert (await rig.left())["leases"] == []
 
 
 async def test_a_layer_that_another_image_or_namespace_keeps_stays(rig: Rig, server: Registry) -> None:

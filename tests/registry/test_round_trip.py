@@ -69,26 +69,31 @@ async def sent(rig: Rig, server: Registry, request: pytest.FixtureRequest) -> Se
     return sent
 
 
-async def came_back(tmp_path: Path, sent: Sent, repository: str) -> None:
-    """Pulled by somebody who has nothing yet, all of it is what it was."""
+async def came_back(tmp_path: Path, sent: Sent, repository: str, *, listed: bool = True) -> None:
+    """Pulled by somebody who has nothing yet, all of it is what it was.
+
+    :param listed: the list of artifacts, too
+    """
     async with open_rig(tmp_path / "other") as other:
         pulled = await other.pull(f"{repository}:1", unpack=False, also=None)
         assert pulled.target.digest == sent.index.digest
-        found = await other.referrers.find(f"{repository}:1")
-        assert {each.digest for each in found.listed} == {note.digest for note in sent.notes}
-        for each in found.listed:
-            await other.pull(f"{repository}@{each.digest}", unpack=False)
+        if listed:
+            found = await other.referrers.find(f"{repository}:1")
+            assert {each.digest for each in found.listed} == {note.digest for note in sent.notes}
+        for note in sent.notes:
+            await other.pull(f"{repository}@{note.digest}", unpack=False)
         assert await other.digests() == sent.blobs
 
 
 async def test_by_skopeo_and_back(sent: Sent, tmp_path: Path) -> None:
     back = f"{sent.repository}-back"
     keep = ("copy", "-q", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
-    for number, name in enumerate(sent.names):
+    # The skopeo of Debian 12 does not know artifactType, and would drop it from the list.
+    for number, name in enumerate(name for name in sent.names if name != sent.list):
         folder = f"oci:{tmp_path}/{number}:x"
         skopeo(*keep, f"docker://{name}", folder)
         skopeo(*keep, folder, f"docker://{back}{name.removeprefix(sent.repository)}")
-    await came_back(tmp_path, sent, back)
+    await came_back(tmp_path, sent, back, listed=False)
 
 
 async def test_by_containerd_and_back(sent: Sent, peer: Peer, tmp_path: Path) -> None:
@@ -120,8 +125,11 @@ async def test_by_podman_and_back(rig: Rig, server: Registry, pod: Podman) -> No
     assert shown["Id"] == image.document()["config"]["digest"].removeprefix("sha256:")
     back = f"{server.address}/trip/podman-back:1"
     pod.must("push", "-q", "--tls-verify=false", reference, f"docker://{back}")
-    assert digest_of(raw(back)) == image.digest
-    assert (await rig.pull(back)).target.digest == image.digest
+    # What comes back is a manifest of podman's own writing, on the very same configuration and layers.
+    document = json.loads(raw(back))
+    assert document["config"]["digest"] == image.document()["config"]["digest"]
+    assert [layer["digest"] for layer in document["layers"]] == image.layers
+    await rig.pull(back)
 
 
 async def read(path: Path) -> AsyncIterator[bytes]:

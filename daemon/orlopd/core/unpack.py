@@ -300,7 +300,8 @@ class Unpacker:
         labels = _labels_for(layer.blob, layer.chain)
         parent = layer.below.chain if layer.below else ""
         beside = bool(parent) and snapshotter.rebases
-        if beside:
+        # What another pull has unpacked while this one waited for its turn needs no blob any more.
+        if beside and not await _exists(snapshotter, scope, layer.chain):
             await layer.coming()
         asked = {**labels, **layer.hints}
         async with _extraction(snapshotter, scope, parent, layer.chain, asked, beside=beside) as prepared:

@@ -24,6 +24,10 @@ from orlopd.plugin.values import now
 
 _LONGEST_DETAIL = 200
 UNTRUSTED = "UNTRUSTED_CERTIFICATE"
+GOODBYE = "CONNECTION_ENDED"
+MOST_GOODBYES = 20
+"""How many HTTP/2 connections may end under one request before that counts as trouble: a server that serves
+so many requests on each ends one now and then, under all the requests that share it."""
 
 
 def where(url: httpx.URL) -> str:
@@ -92,7 +96,9 @@ def from_exception(
             return Unavailable(f"the proxy does not reach registry {host}: {_cause(error)}", **about)
         case _:
             return Unavailable(
-                f"the connection to registry {host} broke while asking for {what}: {_cause(error)}", **about
+                f"the connection to registry {host} broke while asking for {what}: {_cause(error)}",
+                reason=GOODBYE if is_goodbye(error) else "",
+                **about,
             )
 
 

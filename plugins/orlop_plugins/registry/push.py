@@ -222,7 +222,7 @@ class _Upload:
 
     async def run(self, location: httpx.URL | None) -> None:
         """Send all of it. :raises OrlopError: also after some tries it did not arrive"""
-        failures, done = 0, 0
+        failures, goodbyes, done = 0, 0, 0
         while True:
             before = done
             try:
@@ -232,7 +232,10 @@ class _Upload:
                     location, done = await self._piece(location, done)
                 await self._commit(location)
             except (Unavailable, DeadlineExceeded) as error:
-                failures = 0 if done > before else failures + 1
+                if error.reason == answers.GOODBYE and goodbyes < answers.MOST_GOODBYES:
+                    goodbyes += 1
+                else:
+                    failures = 0 if done > before else failures + 1
                 if failures > self._transport.config.retries:
                     raise
                 if error.reason in ("RATE_LIMITED", "UNREACHABLE", answers.UNTRUSTED):

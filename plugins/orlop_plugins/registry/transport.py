@@ -31,9 +31,6 @@ _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _BROKEN = (httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError)
 _FINAL = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
-_GOODBYES = 20
-"""How many HTTP/2 connections may end under one request before that counts as trouble: a server that serves
-so many requests on each ends one now and then, under all the requests that share it."""
 _ERROR_BODY = 16 << 10
 _KEEPING = frozenset({307, 308})
 """Redirects that keep the method; others turn what writes into a GET, which is not what was asked."""
@@ -109,7 +106,7 @@ class Transport:
             try:
                 response = await self._follow(ask)
             except _BROKEN as error:
-                if ask.tries is None and goodbyes < _GOODBYES and answers.is_goodbye(error):
+                if ask.tries is None and goodbyes < answers.MOST_GOODBYES and answers.is_goodbye(error):
                     goodbyes += 1
                     continue
                 if last or _hopeless(error):
