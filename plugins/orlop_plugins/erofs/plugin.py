@@ -52,8 +52,8 @@ async def _open_differ(context: Context) -> Differ:
 
 @hookimpl
 def orlop_differs() -> Iterable[Provider[Differ]]:
-    """Offer the differ that writes layers as images."""
-    yield Provider("erofs", open=_open_differ, config=UnpackConfig)
+    """Offer the differ that writes layers as images; ``serve-plugin erofs`` stays the snapshotter."""
+    yield Provider("erofs-layers", open=_open_differ, config=UnpackConfig)
 
 
 @hookimpl
