@@ -1,0 +1,67 @@
+"""Layers are unpacked while they come."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from orlop_plugins.registry.config import RegistryConfig
+from orlopd.plugin.errors import DataLoss
+from tests.support.daemon import eventually
+from tests.support.faulty import FaultyRegistry, Handler, faulty_registry
+from tests.support.images import File, SmallImage, make_image, tar_of
+
+from .conftest import NOTHING, open_rig
+
+pytestmark = pytest.mark.anyio
+
+PATIENT = RegistryConfig(connect_timeout=5, first_byte_timeout=20, stall_timeout=20, retries=1, backoff=0.01)
+SIZE = 2 << 20
+
+
+@pytest.fixture
+def image() -> SmallImage:
+    noise = random.Random(4)
+    return make_image([tar_of([File("first", noise.randbytes(SIZE)), File("second", noise.randbytes(SIZE))])])
+
+
+def halfway(registry: FaultyRegistry, root: Path, found: list[Path], rest: bytes | None = None) -> None:
+    """Send the last quarter of the layer, or something else, only once the first file is unpacked."""
+    data = registry.served.blobs[registry.served.layers[0]]
+    start = len(data) - len(data) // 4
+
+    def unpacked() -> list[Path]:
+        return [path for path in root.glob("vfs/snapshots/*/fs/first") if path.stat().st_size == SIZE]
+
+    def slowly(handler: Handler) -> None:
+        handler.cut(data, start)
+        found.extend(eventually(unpacked, bool, 15))
+        handler.wfile.write(data[start:] if rest is None else rest)
+
+    registry.on(f"GET .*/blobs/{registry.served.layers[0]}", slowly, times=1)
+
+
+async def test_files_are_there_before_the_layer_is(tmp_path: Path, image: SmallImage) -> None:
+    found: list[Path] = []
+    with faulty_registry(image) as registry:
+        async with open_rig(tmp_path, PATIENT) as rig:
+            halfway(registry, tmp_path, found)
+            await rig.pull(registry.reference)
+            assert len(found) == 1
+            assert found[0].with_name("second").stat().st_size == SIZE
+
+
+async def test_a_layer_that_ends_otherwise_leaves_nothing(tmp_path: Path, image: SmallImage) -> None:
+    found: list[Path] = []
+    with faulty_registry(image) as registry:
+        async with open_rig(tmp_path, PATIENT) as rig:
+            size = len(image.blobs[image.layers[0]])
+            halfway(registry, tmp_path, found, bytes(size // 4))
+            with pytest.raises(DataLoss, match="content does not match"):
+                await rig.pull(registry.reference)
+            assert len(found) == 1
+            assert await rig.left_but_ingests() == NOTHING
+            assert list(tmp_path.glob("vfs/*/*/fs")) == []
+            await rig.pull(registry.reference)
