@@ -35,6 +35,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from ._snapshot_db import Row, SnapshotDatabase
+from ._snapshot_folders import Folders
 from ._snapshot_sync import Behind
 from .errors import (
     AlreadyExists,
@@ -44,14 +45,13 @@ from .errors import (
     OrlopError,
     Unimplemented,
 )
-from .files import disk_usage, explain, remove_tree, spread_folder, sync_filesystem, sync_folder
+from .files import disk_usage, explain, remove_tree, sync_filesystem
 from .snapshots import TARGET_LABEL, SnapshotFault
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 
 T = TypeVar("T")
 _THREADS = 16
 _QUIET_SECONDS = 1.0
-_NEW = "new-"
 _log = logging.getLogger(__name__)
 
 
@@ -84,25 +84,18 @@ class SnapshotterBase:
     """Whether :meth:`rebase` is there, so that a snapshot may get its parent at commit."""
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / "snapshots"
-        self._trash = root / "trash"
-        for path in (self._folder, self._trash):
-            path.mkdir(mode=0o700, exist_ok=True)
-        spread_folder(self._folder)
+        self._folders = Folders(root, lambda path: self.drop(path))
         self._db = SnapshotDatabase(root / "snapshots.db")
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._making: set[int] = set()
         self._pinned: Counter[int] = Counter()
-        self._dropping: set[Path] = set()
         self._limiter: anyio.CapacityLimiter | None = None
         self._behind: Behind | None = None
         self._tasks: TaskGroup | None = None
         self._trusted = False
         self._late = 0
         # A number whose snapshot was never recorded may be in use as a folder's name all the same.
-        there = (*self._folder.iterdir(), *self._trash.iterdir())
-        folders = [number for path in there if (number := _number(path)) is not None]
-        self._last = max([self._db.last_id(), *folders])
+        self._last = max(self._db.last_id(), self._folders.last())
         self._discard_orphans()
 
     def sync_behind(self, state: Path, tasks: TaskGroup) -> None:
@@ -111,10 +104,10 @@ class SnapshotterBase:
         :param state: a folder that a reboot empties (``context.state``)
         :param tasks: owner of the writing (``context.tasks``)
         """
-        self._behind = Behind(self._db, self._folder, state)
+        self._behind = Behind(self._db, self._folders.top, state)
         self._tasks = tasks
         begun = self._db.begun_before(self._behind.mark)
-        self._db.set_unsynced([each for each in begun if self._path(each).is_dir()], None)
+        self._db.set_unsynced([each for each in begun if self._folders.path(each).is_dir()], None)
 
     # What a subclass says.
 
@@ -225,9 +218,7 @@ class SnapshotterBase:
     async def cleanup(self) -> None:
         def job() -> None:
             self._discard_orphans()
-            for path in list(self._trash.iterdir()):
-                with _explained(f"cannot delete {str(path)!r}"):
-                    self._drop(path)
+            self._folders.empty()
             if type(self).settled is not SnapshotterBase.settled:
                 last = 0
                 while rows := self._db.page(last):
@@ -243,19 +234,22 @@ class SnapshotterBase:
 
         def job() -> Sequence[SnapshotFault]:
             with self._lock:
-                found = [SnapshotFault(str(path), "it belongs to no snapshot") for path in self._orphans()]
+                orphans = self._folders.orphans(self._db.ids(), self._making)
+            found = [SnapshotFault(str(path), "it belongs to no snapshot") for path in orphans]
             found += [
                 SnapshotFault(str(path), "it belongs to a snapshot that was removed")
-                for path in self._trash.iterdir()
+                for path in self._folders.discarded()
             ]
             last = 0
             while rows := self._db.page(last):
                 found += [
                     SnapshotFault(
-                        str(self._path(row.id)), f"its folder {self._path(row.id)} is gone", row.key
+                        str(self._folders.path(row.id)),
+                        f"its folder {self._folders.path(row.id)} is gone",
+                        row.key,
                     )
                     for row in rows
-                    if not self._path(row.id).is_dir() and not self._never_came(row)
+                    if not self._folders.path(row.id).is_dir() and not self._never_came(row)
                 ]
                 last = rows[-1].rank
             return found
@@ -305,12 +299,9 @@ class SnapshotterBase:
         except OrlopError as error:
             _log.error("%s", error.message)
 
-    def _path(self, id: int) -> Path:
-        return self._folder / str(id)
-
     def _snapshot(self, row: Row) -> Snapshot:
-        parents = tuple(self._path(each) for each in self._db.chain(row.parent_id))
-        return Snapshot(row.id, row.key, row.kind, self._path(row.id), parents, row.labels)
+        parents = tuple(self._folders.path(each) for each in self._db.chain(row.parent_id))
+        return Snapshot(row.id, row.key, row.kind, self._folders.path(row.id), parents, row.labels)
 
     def _create(self, kind: SnapshotKind, key: str, parent: str, labels: Labels) -> Sequence[Mount]:
         if not key:
@@ -324,20 +315,19 @@ class SnapshotterBase:
             if parent_id:
                 self._pinned[parent_id] += 1
         layer = kind is SnapshotKind.ACTIVE and TARGET_LABEL in labels
-        parents = tuple(self._path(each) for each in self._db.chain(parent_id))
-        snapshot = Snapshot(number, key, kind, self._path(number), parents, labels)
+        parents = tuple(self._folders.path(each) for each in self._db.chain(parent_id))
+        snapshot = Snapshot(number, key, kind, self._folders.path(number), parents, labels)
         try:
             with _explained(f"cannot make snapshot {key!r}"):
                 if self._behind:
                     self._behind.prepare(parent_id, layer=layer)
-                self._fill(snapshot)
+                self._folders.make(number, self._fill(snapshot))
                 if not self._behind:
-                    sync_folder(snapshot.path)
-                    sync_folder(self._folder)
+                    self._folders.sync(number)
             mark = self._behind.mark if self._behind else None
             self._db.insert(number, key, kind, parent_id, labels, mark)
         except BaseException:
-            self._discard(snapshot.path)
+            self._folders.discard(snapshot.path)
             raise
         finally:
             with self._lock:
@@ -346,25 +336,15 @@ class SnapshotterBase:
                     self._pinned[parent_id] -= 1
         return self.mount_points(snapshot)
 
-    def _fill(self, snapshot: Snapshot) -> None:
-        """Make a snapshot's folder as a whole: a crash leaves all that :meth:`make` made, or nothing."""
-        new = snapshot.path.with_name(f"{_NEW}{snapshot.id}")
-        try:
-            new.mkdir(mode=0o700)
-            self.make(replace(snapshot, path=new))
-            new.rename(snapshot.path)
-        except BaseException:
-            self._discard(new)
-            raise
+    def _fill(self, snapshot: Snapshot) -> Callable[[Path], None]:
+        return lambda path: self.make(replace(snapshot, path=path))
 
     def _there(self, row: Row) -> Snapshot:
         """A snapshot with its folder. One that did not come to the disk before the machine went down was as
         empty as it was made: a file that is synced takes the directories on the way to it along."""
         snapshot = self._snapshot(row)
         if self._never_came(row) and not snapshot.path.exists():
-            with self._lock:  # once
-                if not snapshot.path.exists():
-                    self._fill(snapshot)
+            self._folders.make_again(row.id, self._fill(snapshot))
         return snapshot
 
     def _never_came(self, row: Row) -> bool:
@@ -426,7 +406,7 @@ class SnapshotterBase:
         with _explained(f"cannot commit snapshot {row.key!r}"):
             snapshot = replace(self._there(row), labels=labels)
             if parent_id is not None:
-                parents = tuple(self._path(each) for each in self._db.chain(parent_id))
+                parents = tuple(self._folders.path(each) for each in self._db.chain(parent_id))
                 snapshot = replace(snapshot, parents=parents)
                 self.rebase(snapshot)
             self.seal(snapshot)
@@ -455,55 +435,11 @@ class SnapshotterBase:
                     f"snapshot {key!r} is becoming the parent of another one", resource=f"snapshot {key}"
                 )
             self._db.delete(row)
-        self._discard(self._path(row.id))
-
-    def _discard(self, path: Path) -> None:
-        """Take a folder without a row out of the way, and delete it if that works now."""
-        trash = self._trash / path.name
-        try:
-            with self._lock:
-                if path.exists():
-                    path.rename(trash)
-                elif not trash.exists():
-                    return
-            self._drop(trash)
-        except OSError as error:
-            # Not the caller's trouble: the snapshot is gone; cleanup() tries again.
-            _log.warning("left %s for the next cleanup: %s", trash, error)
-
-    def _drop(self, trash: Path) -> None:
-        # One thread for each: a removal and a cleanup would stumble over each other's steps.
-        with self._lock:
-            if trash in self._dropping:
-                return
-            self._dropping.add(trash)
-        try:
-            self.drop(trash)
-        finally:
-            with self._lock:
-                self._dropping.discard(trash)
+        self._folders.discard(self._folders.path(row.id))
 
     def _discard_orphans(self) -> None:
         with self._lock:
-            for path in self._orphans():
-                with _explained(f"cannot move {str(path)!r} away"):
-                    path.rename(self._trash / path.name)
-
-    def _orphans(self) -> list[Path]:
-        """Folders that belong to no snapshot."""
-        ids = self._db.ids()
-        return [
-            path
-            for path in self._folder.iterdir()
-            if (number := _number(path)) not in self._making
-            and (number not in ids or path.name.startswith(_NEW))
-        ]
-
-
-def _number(path: Path) -> int | None:
-    """The number of the snapshot that a folder is for."""
-    name = path.name.removeprefix(_NEW)
-    return int(name) if name.isdecimal() else None
+            self._folders.discard_orphans(self._db.ids(), self._making)
 
 
 @contextmanager
