@@ -41,8 +41,8 @@ class TestWalking(DifferKit):
 
 
 class ThroughImages:
-    """The differ for EROFS images, for a kit that knows directories: what is in the directory becomes a snapshot,
-    the layer one on top of that, and what both show together comes to be in the directory."""
+    """The differ for EROFS images, for a kit that knows directories: what is in the directory becomes a
+    snapshot, the layer one on top of that, and what both show together comes to be in the directory."""
 
     def __init__(self, root: Path) -> None:
         for name in ("erofs", "images"):

@@ -188,7 +188,7 @@ def contents(shown: dict[str, Any]) -> dict[str, str | None]:
 
 
 def timeless(shown: dict[str, Any], since: float) -> dict[str, Any]:
-    """Without the times of directories that no archive told of: now, or for what was never a directory none."""
+    """Without the times of directories that no archive told of: now, or none in an image."""
     return {
         name: (*facts[:3], None if facts[3] >= since * 1e9 or not facts[3] else facts[3], *facts[4:])
         for name, facts in shown.items()

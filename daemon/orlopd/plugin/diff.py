@@ -70,8 +70,8 @@ class Differ(Protocol):
 class ParticularDiffer(Differ, Protocol):
     """A differ for some mounts only, such as those of one snapshotter that wants layers in a form of its own.
 
-    It is asked ahead of all others, and for :meth:`apply` only: ``diff`` and ``unpack_tar`` are for differs that
-    are there for any mounts, and it raises Unimplemented there.
+    It is asked ahead of all others, and for :meth:`apply` only: ``diff`` and ``unpack_tar`` are for differs
+    that are there for any mounts, and it raises Unimplemented there.
     """
 
     async def suits(self, mounts: Sequence[Mount]) -> bool:

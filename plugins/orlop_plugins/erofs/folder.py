@@ -1,7 +1,6 @@
 """From a directory to an image."""
 
 # Descriptors, and paths below open folders.
-# ruff: noqa: PTH101, PTH115, PTH116
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Superblock:
     def read(cls, fd: int) -> Superblock:
         """:raises ValueError: that is no EROFS image, or none of ours"""
         data = os.pread(fd, SUPERBLOCK.size, AT)
-        fields = SUPERBLOCK.unpack(data) if len(data) == SUPERBLOCK.size else (0,)
+        fields = SUPERBLOCK.unpack(data.ljust(SUPERBLOCK.size, b"\0"))
         if fields[0] != MAGIC:
             raise ValueError("no EROFS image")
         if fields[3] != 12 or fields[5] != ROOT_NID:

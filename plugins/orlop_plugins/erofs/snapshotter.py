@@ -3,9 +3,9 @@
 The folder of an active snapshot has ``fs`` and ``work``, an overlay's. When it is committed, ``fs`` becomes
 the image ``layer.erofs`` and goes. In one that is for a layer of an image there is also an empty
 ``layer.erofs.new``: our own differ makes the image of that, and ``fs`` stays empty; whoever mounts the
-snapshot and writes files has it as everywhere. An image that others stand on is mounted on ``image`` beside it, from when
-it is first wanted until the daemon stops: an overlay has clones of the mounts below and does not miss them.
-What a daemon that was killed left mounted the next one uses.
+snapshot and writes files has it as everywhere. An image that others stand on is mounted on ``image`` beside
+it, from when it is first wanted until the daemon stops: an overlay has clones of the mounts below and does
+not miss them. What a daemon that was killed left mounted the next one uses.
 """
 
 from __future__ import annotations
