@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from orlopd.core.diffs import Diffs, general
+from orlopd.core.scope import Scope
 from orlopd.plugin.errors import Unimplemented
-from orlopd.plugin.values import Mount
+from orlopd.plugin.values import Descriptor, Mount, sha256
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +33,7 @@ class General:
         return media_type == self.media_type
 
     async def apply(self, layer: Any, blob: Any, mounts: Any, *, progress: Any = None) -> Any:
-        raise NotImplementedError
+        return Descriptor(f"applied by {type(self).__name__} for {self.media_type}", layer.digest, layer.size)
 
     async def diff(self, lower: Any, upper: Any, media_type: str, sink: Any) -> str:
         raise NotImplementedError
@@ -47,15 +49,20 @@ class Particular(General):
         return mounts == HERE
 
 
+async def applied(diffs: Diffs, media_type: str, mounts: Sequence[Mount]) -> str:
+    """Who applied a layer."""
+    blob: Any = contextlib.nullcontext()
+    layer = Descriptor(media_type, sha256(b""), 0)
+    return (await diffs.apply(Scope("test"), layer, mounts, arriving=blob)).media_type
+
+
 async def test_a_differ_for_particular_mounts_gets_the_layers_that_go_there() -> None:
-    first, particular, other = General("tar"), Particular("tar"), General("other")
-    differs = [first, particular, other]
-    diffs = Diffs(None, differs)  # type: ignore[arg-type] # no content is looked at
-    assert await diffs.for_mounts("tar", HERE) is particular
-    assert await diffs.for_mounts("tar", THERE) is first
-    assert await diffs.for_mounts("other", HERE) is other
+    diffs = Diffs(None, [General("tar"), Particular("tar"), General("other")])  # type: ignore[arg-type] # unused
+    assert await applied(diffs, "tar", HERE) == "applied by Particular for tar"
+    assert await applied(diffs, "tar", THERE) == "applied by General for tar"
+    assert await applied(diffs, "other", HERE) == "applied by General for other"
     with pytest.raises(Unimplemented):
-        await diffs.for_mounts("text", HERE)
+        await applied(diffs, "text", HERE)
 
 
 async def test_it_is_asked_for_nothing_else() -> None:

@@ -37,8 +37,8 @@ def general(differs: Sequence[Differ]) -> Sequence[Differ]:
 
 
 class Diffs:
-    """Applies and makes layers with the first differ that handles the media type, and that suits the mounts if
-    it is particular about them."""
+    """Applies and makes layers with the first differ that handles the media type, and that suits the mounts,
+    if it is particular about them."""
 
     def __init__(
         self, content: Content, differs: Sequence[Differ], processors: Mapping[str, Processor] = NO_PROCESSORS

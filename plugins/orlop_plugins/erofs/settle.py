@@ -33,8 +33,8 @@ def settle_root(root: Node, below: Below, marks: Marks) -> None:
 
 
 def settle(root: Node, below: Below, marks: Marks) -> None:
-    """Drop marks that hide nothing, since overlay would list them as files; carry out those on the root, where
-    overlay does not look at them; give implied directories their attributes."""
+    """Drop marks that hide nothing, since overlay would list them as files; carry out those on the root,
+    where overlay does not look at them; give implied directories their attributes."""
     root.take(marks.plain)
     hides_all = root.take(marks.opaque)
     needless: list[tuple[dict[bytes, Node], bytes, Node]] = []

@@ -48,7 +48,7 @@ def encode(xattrs: dict[bytes, bytes] | None) -> bytes:
         index, rest = split
         if len(name) > _MAX_NAME or len(value) > _MAX_VALUE or (not rest and _NAMES[index].endswith(b".")):
             raise InvalidArgument(
-                f"there is no extended attribute with a name of {len(name)} and a value of {len(value)} bytes",
+                f"no extended attribute has a name of {len(name)} and a value of {len(value)} bytes",
                 reason="MALFORMED_ARCHIVE",
             )
         entry = _ENTRY.pack(len(rest), index, len(value)) + rest + value
