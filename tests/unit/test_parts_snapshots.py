@@ -246,11 +246,12 @@ async def test_an_erofs_layer_is_an_image_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_erofs_says_what_it_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert erofs_image.probe(tmp_path) is False
+    assert erofs_image.probe(tmp_path, compression="lz4") is False
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("PATH", str(tmp_path))
+    assert erofs_image.probe(tmp_path) is False  # only compressing takes a program
     with pytest.raises(Skip, match=r"no mkfs\.erofs"):
-        erofs_image.probe(tmp_path)
+        erofs_image.probe(tmp_path, compression="lz4")
 
 
 async def test_layers_show_other_owners_to_a_user_namespace(tmp_path: Path) -> None:
