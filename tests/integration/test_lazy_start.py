@@ -50,7 +50,7 @@ def check(daemon: Daemon, server: Registry, folder: Path, snapshotter: str) -> N
     (tree / "lazy").write_text("by itself\n")
     # The first layer is not there remotely, so all above it come: the order is the unpacker's.
     daemon.must(daemon.orlop("pull", "-q", "--snapshotter", snapshotter, name))
-    assert [server.fetched(layer) for layer in image.layers] == [1, 1, 1]
+    assert [server.fetched(layer) for layer in image.layers[1:]] == [1, 1]
     said = daemon.orlop("run", "--rm", "--snapshotter", snapshotter, name, "cat", "/lazy", "/late")
     assert daemon.must(said) == f"by itself\n{snapshotter}"
     # With the first one here as a snapshot, nothing of the second is fetched.

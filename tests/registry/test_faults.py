@@ -22,6 +22,7 @@ from orlopd.plugin.errors import (
 )
 from orlopd.plugin.values import Descriptor
 from tests.registry.conftest import FAST, NOTHING, SCOPE, Rig, open_rig
+from tests.support.daemon import eventually
 from tests.support.faulty import FaultyRegistry, Handler, faulty_registry
 from tests.support.images import INDEX, MANIFEST, SmallImage, digest_of, make_image, text_layer
 
@@ -326,7 +327,13 @@ async def test_redirects_are_followed_but_not_in_circles(rig: Rig, faulty: Fault
         store.on(".", lambda handler: handler.send_blob(blob(faulty)))
         faulty.on(layer_path(faulty), lambda handler: handler.answer(307, b"", away), times=1)
         circle = {"Location": path.replace(faulty.served.layers[0], faulty.served.layers[1])}
-        faulty.on(layer_path(faulty, 1), lambda handler: handler.answer(302, b"", circle))
+
+        def turn(handler: Handler) -> None:
+            # Not before the other layer has been asked for, which the failure of this one cancels.
+            eventually(lambda: store.seen, bool, 0.4)
+            handler.answer(302, b"", circle)
+
+        faulty.on(layer_path(faulty, 1), turn)
         with pytest.raises(Unavailable, match="redirects in circles"):
             await rig.pull(faulty.reference)
         assert len(store.seen) == 1

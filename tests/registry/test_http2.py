@@ -20,12 +20,11 @@ __all__ = ["certificate"]
 H2 = FAST.model_copy(update={"http2": True, "first_byte_timeout": 20.0, "stall_timeout": 20.0})
 
 
-def large(mark: str) -> SmallImage:
+def large(mark: str, layers: int = 5) -> SmallImage:
     """Layers beyond the windows that HTTP/2 opens with, which do not shrink."""
     noise = random.Random(mark)
-    return make_image(
-        [text_layer(f"f{number}", noise.randbytes(700_000).hex()) for number in range(5)], compress=False
-    )
+    texts = [noise.randbytes(3_500_000 // layers).hex() for _ in range(layers)]
+    return make_image([text_layer(f"f{number}", text) for number, text in enumerate(texts)], compress=False)
 
 
 def asked(front: Front, before: int = 0) -> list[Asked]:
@@ -75,9 +74,9 @@ async def test_a_push_sends_all_blobs_over_it(h2: Rig, server: Registry, front: 
 async def test_a_connection_that_is_told_to_go_away_is_followed_by_another(
     h2: Rig, server: Registry, certificate: tuple[Path, Path]
 ) -> None:
-    image = large("goaway")
+    image = large("goaway", layers=14)
     server.push("h2/goaway:1", image)
-    with nginx(server.address, *certificate, requests=3) as front:
+    with nginx(server.address, *certificate, requests=12) as front:
         assert (await h2.pull(f"{front.address}/h2/goaway:1")).target.digest == image.digest
         assert len({each.connection for each in asked(front)}) > 1
         await h2.push(f"{front.address}/h2/goaway:1", f"{front.address}/h2/going:1")

@@ -199,6 +199,19 @@ async def test_artifacts_go_to_a_real_registry_and_come_back_with_their_digests(
     assert {digest for note in notes for digest in note.blobs} <= await rig.digests()
 
 
+async def test_what_others_have_pushed_without_a_note_is_noted(rig: Rig, server: Registry) -> None:
+    image = small("unnoted")
+    subject = server.push("referrers/unnoted:1", image)
+    note = artifact("unnoted", image.target)
+    server.push("referrers/unnoted:note", note)
+    assert (await rig.referrers.find(subject)).listed == ()
+    name = await here(rig, note, "docker.io/library/unnoted:1")
+    for _ in range(2):
+        await rig.push(name, f"{server.address}/referrers/unnoted:note")
+        found = await rig.referrers.find(subject)
+        assert [each.digest for each in found.listed] == [note.digest]
+
+
 def test_a_person_lists_and_pulls_them(daemon: Daemon, server: Registry) -> None:
     image = small("listed")
     reference = server.push("referrers/listed:1", image)

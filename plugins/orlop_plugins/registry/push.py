@@ -25,7 +25,7 @@ from orlopd.plugin.values import Descriptor, check_digest
 from . import answers
 from .access import MANIFEST_LIMIT, MANIFEST_TYPES, Access
 from .auth import Authorizer
-from .referrers import add_referrer
+from .referrers import add_referrer, note_referrer
 from .transport import Ask
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
@@ -70,6 +70,7 @@ class RegistryDestination:
         """See :class:`orlopd.plugin.Destination`."""
         way = await self._chosen()
         if await self._is_here(way, descriptor, descriptor.digest):
+            await self._note(way, descriptor, open_content)
             return Pushed.EXISTS
         if descriptor.media_type in MANIFEST_TYPES:
             await self._put_manifest(way, descriptor, descriptor.digest, open_content)
@@ -96,6 +97,7 @@ class RegistryDestination:
             )
         name = self._reference.tag or descriptor.digest
         if await self._is_here(way, descriptor, name):
+            await self._note(way, descriptor, open_content)
             return Pushed.EXISTS
         await self._put_manifest(way, descriptor, name, open_content)
         return Pushed.SENT
@@ -175,6 +177,10 @@ class RegistryDestination:
             lists_referrers = "oci-subject" in response.headers
         if not lists_referrers:
             await add_referrer(way, descriptor, data)
+
+    async def _note(self, way: Access, descriptor: Descriptor, open_content: OpenContent) -> None:
+        if descriptor.media_type in MANIFEST_TYPES:
+            await note_referrer(way, descriptor, await _whole(descriptor, open_content))
 
     async def _mount(self, way: Access, descriptor: Descriptor, source: str) -> tuple[bool, httpx.URL | None]:
         """Ask that a blob be taken over from another repository: whether it was, or where to upload it."""

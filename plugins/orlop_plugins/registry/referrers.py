@@ -105,11 +105,10 @@ async def add_referrer(way: Access, descriptor: Descriptor, data: bytes) -> None
     :param data: the manifest
     :raises OrlopError: the registry does not take the note
     """
-    try:
-        document: Any = json.loads(data)
-        subject = check_digest(document["subject"]["digest"])
-    except (ValueError, RecursionError, LookupError, TypeError, InvalidArgument):
+    found = _subject(data)
+    if found is None:
         return
+    subject, document = found
     entry = _entry(descriptor, document)
     tag = subject.replace(":", "-")
     # Two that push referrers of one subject at a time may overwrite each other; who sees it does it again.
@@ -120,6 +119,25 @@ async def add_referrer(way: Access, descriptor: Descriptor, data: bytes) -> None
         if attempt:
             await anyio.sleep(way.transport.pause(attempt))
         await _write(way, tag, [*listed, entry][-_MOST:])
+
+
+async def note_referrer(way: Access, descriptor: Descriptor, data: bytes) -> None:
+    """As :func:`add_referrer`, for a manifest that was there already, by whoever has noted it or not.
+
+    A registry that lists referrers by itself is left alone.
+    """
+    found = _subject(data)
+    if found is not None and await _by_api(way, found[0], "") is None:
+        await add_referrer(way, descriptor, data)
+
+
+def _subject(data: bytes) -> tuple[str, dict[str, Any]] | None:
+    """The digest that a manifest is about, and the manifest; None where it is about nothing."""
+    try:
+        document: Any = json.loads(data)
+        return check_digest(document["subject"]["digest"]), document
+    except (ValueError, RecursionError, LookupError, TypeError, InvalidArgument):
+        return None
 
 
 def _entry(descriptor: Descriptor, document: dict[str, Any]) -> dict[str, Any]:

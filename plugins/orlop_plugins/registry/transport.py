@@ -108,6 +108,7 @@ class Transport:
             except _BROKEN as error:
                 if ask.tries is None and goodbyes < answers.MOST_GOODBYES and answers.is_goodbye(error):
                     goodbyes += 1
+                    await anyio.sleep(self.pause(0))
                     continue
                 if last or _hopeless(error):
                     raise self._failed(error, ask) from error
