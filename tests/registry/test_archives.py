@@ -370,7 +370,7 @@ async def test_an_index_of_which_a_part_is_missing(rig: Rig) -> None:
     name = "docker.io/library/app:1"
     lacking = other.layers[0]
 
-    async def written(**options: bool) -> set[str]:
+    async def written(**options: Any) -> set[str]:
         pieces = rig.archiver.export_archive(SCOPE, [name], options=ExportOptions(**options))
         return blobs_of(b"".join([piece async for piece in pieces]))
 

@@ -69,7 +69,10 @@ class Front:
     def requests(self) -> list[Asked]:
         """What it has been asked, finished requests only."""
         found = _LINE.findall((self._folder / "log").read_text())
-        return [Asked(*each[:4], int(each[4]), each[5]) for each in found]
+        return [
+            Asked(protocol, connection, method, path, int(status), asked)
+            for protocol, connection, method, path, status, asked in found
+        ]
 
 
 @contextmanager
