@@ -94,6 +94,7 @@ def _settings(config: Config, host: Host) -> Settings:
         gc_interval=config.gc.interval,
         journal_events=config.events.journal_events,
         journal_bytes=config.events.journal_bytes,
+        cdi_spec_dirs=tuple(config.cdi_spec_dirs),
         version=version(),
         revision=revision(),
     )

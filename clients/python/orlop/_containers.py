@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from datetime import datetime
 
-from orlop import _convert, values
+from orlop import _convert, _settings, _times, values
 from orlop._connection import WORK_SECONDS, Connection
 from orlop._session import Session
 from orlop_protos.orlop.engine.v1 import containers_pb2, containers_pb2_grpc, stream_pb2
@@ -141,7 +141,7 @@ class Containers:
 
     async def stop(self, container: str, *, timeout: float = STOP_SECONDS) -> values.Exit | None:
         """Ask a container to end, and kill it after ``timeout`` seconds. None when it was never started."""
-        request = containers_pb2.StopRequest(container=container, timeout=_convert.duration(timeout))
+        request = containers_pb2.StopRequest(container=container, timeout=_times.duration(timeout))
         response = await self._connection.unary(
             self._stub.Stop, request, timeout=timeout + self._connection.timeout
         )
@@ -192,7 +192,11 @@ class Containers:
         """One container, with its OCI runtime spec."""
         request = containers_pb2.GetContainerRequest(container=container)
         response = await self._connection.unary(self._stub.GetContainer, request)
-        return values.ContainerDetails(_convert.container(response.container), response.oci_spec)
+        return values.ContainerDetails(
+            _convert.container(response.container),
+            response.oci_spec,
+            tuple(map(_settings.spec_change, response.spec_changes)),
+        )
 
     async def logs(
         self,
@@ -208,8 +212,8 @@ class Containers:
             container=container,
             follow=follow,
             tail=tail,
-            since=_convert.timestamp(since),
-            until=_convert.timestamp(until),
+            since=_times.timestamp(since),
+            until=_times.timestamp(until),
         )
         async for response in self._connection.stream(self._stub.Logs, request):
             yield _convert.log_line(response)
@@ -219,7 +223,7 @@ class Containers:
     ) -> AsyncGenerator[values.Stats, None]:
         """What a container uses, every ``interval`` seconds (1 when None) until it ends."""
         request = containers_pb2.StatsRequest(
-            container=container, once=once, interval=_convert.duration(interval)
+            container=container, once=once, interval=_times.duration(interval)
         )
         async for response in self._connection.stream(self._stub.Stats, request):
             yield _convert.stats(response)

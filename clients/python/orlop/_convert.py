@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from orlop import _settings
 from orlop import values as v
+from orlop._times import when
 from orlop_protos.orlop.engine.v1 import containers_pb2, images_pb2, stream_pb2, system_pb2
 
 E = TypeVar("E", bound=StrEnum)
 
 # --- Small things -------------------------------------------------------------------------------------------
-
-
-def when(message: Any, name: str) -> datetime | None:
-    """A timestamp field as a time, None when it is unset."""
-    return getattr(message, name).ToDatetime(tzinfo=UTC) if message.HasField(name) else None
-
-
-def timestamp(at: datetime | None) -> Timestamp | None:
-    """A time as a message; one without a zone counts as local, as everywhere in Python."""
-    if at is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(at.astimezone(UTC))
-    return message
-
-
-def duration(seconds: float | None) -> Duration | None:
-    """Seconds as a message."""
-    if seconds is None:
-        return None
-    message = Duration()
-    message.FromTimedelta(timedelta(seconds=seconds))
-    return message
 
 
 def to_enum(cls: type[E], name: str, prefix: str, otherwise: E) -> E:
@@ -121,6 +96,7 @@ def image_config(m: images_pb2.ImageConfig) -> v.ImageConfig:
         stop_signal=m.stop_signal,
         labels=dict(m.labels),
         diff_ids=tuple(m.diff_ids),
+        healthcheck=_settings.healthcheck(m.healthcheck) if m.HasField("healthcheck") else None,
     )
 
 
@@ -134,6 +110,7 @@ def image_config_message(c: v.ImageConfig) -> images_pb2.ImageConfig:
         stop_signal=c.stop_signal,
         labels=c.labels,
         diff_ids=c.diff_ids,
+        healthcheck=_settings.healthcheck_message(c.healthcheck) if c.healthcheck else None,
     )
 
 
@@ -210,9 +187,7 @@ def spec_message(s: v.ContainerSpec) -> containers_pb2.ContainerSpec:
         labels=s.labels,
         mounts=map(mount_message, s.mounts),
         network=NETWORKS[s.network],
-        resources=containers_pb2.Resources(
-            memory_bytes=s.resources.memory_bytes, nano_cpus=s.resources.nano_cpus, pids=s.resources.pids
-        ),
+        resources=_settings.resources_message(s.resources),
         read_only=s.read_only,
         cap_add=s.cap_add,
         cap_drop=s.cap_drop,
@@ -222,6 +197,7 @@ def spec_message(s: v.ContainerSpec) -> containers_pb2.ContainerSpec:
         stop_signal=s.stop_signal,
         restart=s.restart,
         platform=platform_message(s.platform),
+        **_settings.settings_message(s),
     )
     if s.scratch:
         message.scratch.SetInParent()
@@ -261,7 +237,7 @@ def spec(m: containers_pb2.ContainerSpec) -> v.ContainerSpec:
             for mount in m.mounts
         ),
         network=v.Network.HOST if m.network == containers_pb2.NETWORK_MODE_HOST else v.Network.NONE,
-        resources=v.Resources(m.resources.memory_bytes, m.resources.nano_cpus, m.resources.pids),
+        resources=_settings.resources(m.resources),
         read_only=m.read_only,
         cap_add=tuple(m.cap_add),
         cap_drop=tuple(m.cap_drop),
@@ -271,6 +247,7 @@ def spec(m: containers_pb2.ContainerSpec) -> v.ContainerSpec:
         stop_signal=m.stop_signal,
         restart=m.restart,
         platform=platform(m.platform) if m.HasField("platform") else None,
+        **_settings.settings(m),
     )
 
 
@@ -292,6 +269,7 @@ def container(m: containers_pb2.Container) -> v.Container:
         auto_remove=m.auto_remove,
         restart=m.restart,
         restarts=m.restarts,
+        health=_settings.health(m.health) if m.HasField("health") else None,
         spec=spec(m.spec) if m.HasField("spec") else None,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from datetime import datetime
 
-from orlop import _convert, values
+from orlop import _convert, _times, values
 from orlop._connection import WORK_SECONDS, Connection
 from orlop_protos.orlop.engine.v1 import system_pb2, system_pb2_grpc
 
@@ -80,7 +80,7 @@ class System:
         that the journal does not have it all. With ``until`` it ends at that time.
         """
         request = system_pb2.EventsRequest(
-            filters=filters, since=_convert.timestamp(since), until=_convert.timestamp(until)
+            filters=filters, since=_times.timestamp(since), until=_times.timestamp(until)
         )
         async for response in self._connection.stream(self._stub.Events, request):
             yield _convert.event(response)

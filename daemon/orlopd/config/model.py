@@ -191,6 +191,13 @@ class Config(Section):
         default_factory=list[str],
         description="Resolvers in the order in which they are asked about a reference; others follow.",
     )
+    cdi_spec_dirs: list[AbsolutePath] = Field(
+        default_factory=lambda: [Path("/etc/cdi"), Path("/var/run/cdi")],
+        description=(
+            "Folders of CDI specifications, which say what `--device vendor.com/class=name` gives a\n"
+            "container. Where two have one device, that of the later folder counts."
+        ),
+    )
     start_timeout: float = Field(default=30.0, gt=0, description="Seconds that one plugin may take to open.")
     shutdown_timeout: float = Field(
         default=10.0,

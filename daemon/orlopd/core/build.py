@@ -17,6 +17,7 @@ from .compression import Gzip, plain
 from .content import Content
 from .diffs import UNCOMPRESSED_LABEL
 from .documents import descriptor_object, dump, platform_object
+from .healthcheck import Healthcheck
 from .images import Images
 from .leases import Leases
 from .manifests import ImageConfig
@@ -140,6 +141,7 @@ def _config_document(config: ImageConfig, platform: Platform, diff_id: str) -> b
         "User": config.user,
         "StopSignal": config.stop_signal,
         "Labels": dict(config.labels),
+        "Healthcheck": _healthcheck(config.healthcheck) if config.healthcheck else {},
         "Volumes": {path: {} for path in config.volumes},
         "ExposedPorts": {port: {} for port in config.exposed_ports},
     }
@@ -152,3 +154,15 @@ def _config_document(config: ImageConfig, platform: Platform, diff_id: str) -> b
             "history": [{"created": _EPOCH, "created_by": "orlop image build"}],
         }
     )
+
+
+def _healthcheck(check: Healthcheck) -> dict[str, Any]:
+    pairs: dict[str, Any] = {
+        "Test": list(check.test),
+        "Interval": round(check.interval * 1_000_000_000),
+        "Timeout": round(check.timeout * 1_000_000_000),
+        "StartPeriod": round(check.start_period * 1_000_000_000),
+        "StartInterval": round(check.start_interval * 1_000_000_000),
+        "Retries": check.retries,
+    }
+    return {key: value for key, value in pairs.items() if value}

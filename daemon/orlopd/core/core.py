@@ -161,4 +161,5 @@ def _engine_context(
         hooks=parts.hooks,
         snapshotter=settings.snapshotter,
         runtime=settings.runtime,
+        cdi_folders=settings.cdi_spec_dirs,
     )

@@ -14,6 +14,7 @@ from orlopd.plugin.values import NO_LABELS, Descriptor, Platform
 
 from . import platforms
 from .documents import Node, load, malformed
+from .healthcheck import Healthcheck
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -90,6 +91,7 @@ class ImageConfig:
     exposed_ports: tuple[str, ...] = ()
     diff_ids: tuple[str, ...] = ()
     created: str = ""
+    healthcheck: Healthcheck | None = None
 
 
 def check_pullable(target: Descriptor, name: str) -> None:
@@ -179,7 +181,30 @@ def parse_config(descriptor: Descriptor, data: bytes) -> ImageConfig:
         exposed_ports=config.get("ExposedPorts").keys(),
         diff_ids=tuple(each.digest() for each in rootfs.get("diff_ids").items(MAX_LAYERS)),
         created=node.get("created").text(),
+        healthcheck=_healthcheck(config.get("Healthcheck")),
     )
+
+
+def _healthcheck(node: Node) -> Healthcheck | None:
+    """Docker's addition to the configuration; its times are nanoseconds. A malformed one counts as none:
+    it is no part of the OCI's configuration, and decides nothing about what is run."""
+    if node.value is None:
+        return None
+
+    def seconds(key: str) -> float:
+        return node.get(key).number() / 1_000_000_000
+
+    try:
+        return Healthcheck(
+            test=node.get("Test").texts(),
+            interval=seconds("Interval"),
+            timeout=seconds("Timeout"),
+            start_period=seconds("StartPeriod"),
+            start_interval=seconds("StartInterval"),
+            retries=node.get("Retries").number(),
+        )
+    except InvalidArgument:
+        return None
 
 
 def children(descriptor: Descriptor, data: bytes) -> Sequence[Descriptor]:

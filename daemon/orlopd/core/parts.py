@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
+from orlopd.core.spec_changes import SpecChange
 from orlopd.plugin import ContentStore, Differ, Resolver, Runtime, Service, Snapshotter
 from orlopd.plugin.errors import Internal, NotFound, OrlopError
 from orlopd.plugin.mounting import MountHandler
@@ -127,8 +128,10 @@ class Catalog(Mapping[str, T]):
 class Hooks(Protocol):
     """The participants: what plugins do along the way. Each call awaits all of them, in order."""
 
-    async def adjust_spec(self, namespace: str, container: Container, spec: dict[str, Any]) -> None:
-        """Let plugins change ``spec`` in place.
+    async def adjust_spec(
+        self, namespace: str, container: Container, spec: dict[str, Any]
+    ) -> Sequence[SpecChange]:
+        """Let plugins change ``spec`` in place. What each of them changed, in order.
 
         :raises OrlopError: a plugin refused or broke; the container is not to be created
         """
@@ -173,8 +176,10 @@ class ImageChecks:
 class NoHooks:
     """Hooks that nobody takes part in."""
 
-    async def adjust_spec(self, namespace: str, container: Container, spec: dict[str, Any]) -> None:
-        return
+    async def adjust_spec(
+        self, namespace: str, container: Container, spec: dict[str, Any]
+    ) -> Sequence[SpecChange]:
+        return ()
 
     async def check_image(self, namespace: str, name: str, target: Descriptor) -> None:
         return
@@ -214,6 +219,7 @@ class Settings:
     :param gc_interval: seconds between collections without a deletion; 0 for never
     :param journal_events: how many events the journal keeps
     :param journal_bytes: how many bytes they may come to
+    :param cdi_spec_dirs: folders of CDI specifications; of two with one device, the later folder's counts
     """
 
     root: Path
@@ -227,5 +233,6 @@ class Settings:
     gc_interval: float = 900.0
     journal_events: int = 100_000
     journal_bytes: int = 64 << 20
+    cdi_spec_dirs: tuple[Path, ...] = ()
     version: str = ""
     revision: str = ""

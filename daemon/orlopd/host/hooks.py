@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pluggy
 
+from orlopd.core.spec_changes import SpecChange, changes
 from orlopd.plugin.errors import Internal, OrlopError
 from orlopd.plugin.values import Container, Descriptor, Event
 
@@ -26,9 +28,15 @@ class PluginHooks:
         self._event = _implementations(manager, "orlop_event")
         self._info = _implementations(manager, "orlop_info")
 
-    async def adjust_spec(self, namespace: str, container: Container, spec: dict[str, Any]) -> None:
+    async def adjust_spec(
+        self, namespace: str, container: Container, spec: dict[str, Any]
+    ) -> Sequence[SpecChange]:
+        found: list[SpecChange] = []
         for call in self._adjust_spec:
+            before = copy.deepcopy(spec)
             await _strictly(call, {"namespace": namespace, "container": container, "spec": spec})
+            found += changes(call.plugin_name, before, spec)
+        return found
 
     async def check_image(self, namespace: str, name: str, target: Descriptor) -> None:
         for call in self._check_image:

@@ -20,6 +20,7 @@ from orlop_protos.containerd.events import (
 )
 from orlop_protos.containerd.services.images.v1 import image_pb2
 from orlop_protos.containerd.types import descriptor_pb2, event_pb2, mount_pb2
+from orlop_protos.orlop.engine.v1 import settings_pb2
 from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.values import Descriptor, Event, FieldValue, Mount, TypedBytes
 
@@ -32,6 +33,7 @@ EVENT_MODULES = (
     image_pb2,
     namespace_pb2,
     sandbox_pb2,
+    settings_pb2,
     snapshot_pb2,
     task_pb2,
 )

@@ -62,6 +62,7 @@ class OciRuntime:
         check_id("namespace", spec.namespace)
         check_id("task id", spec.id)
         options = self._options(spec.options)
+        self._namespaces.add(spec.namespace)
         binary = await anyio.to_thread.run_sync(_find, options.binary_name)
         folder = await anyio.to_thread.run_sync(Folder.make, self._state, spec.namespace, spec.id)
         record = Record(
@@ -74,7 +75,7 @@ class OciRuntime:
         )
         made: ShimTask | None = None
         try:
-            record = await anyio.to_thread.run_sync(self._fill, folder, record, spec)
+            record = await anyio.to_thread.run_sync(self._fill, folder, record, spec, options)
             made = await self._launch(folder, record)
             await made.make(self._request(folder, spec, options))
         except BaseException:
@@ -165,16 +166,20 @@ class OciRuntime:
         finally:
             self._tasks.discard(task)
 
-    def _fill(self, folder: Folder, record: Record, spec: TaskSpec) -> Record:
-        """Write what the shim and a later daemon need. Blocks."""
+    def _fill(self, folder: Folder, record: Record, spec: TaskSpec, options: oci_pb2.Options) -> Record:
+        """Write what the shim and a later daemon need, and say in the options what the spec has to do with
+        them. Blocks."""
         changed = os.stat(record.binary).st_mtime_ns  # noqa: PTH116
         newest = specs.newest_spec(record.binary, changed)
         data, config = specs.prepare(spec.spec, bundle=spec.bundle, newest=newest)
         folder.write("config.json", data)
-        group = specs.remapped_group(config)
-        if group is not None:  # the container's root must reach its rootfs through this folder
-            os.chown(folder.path, -1, group)
+        root = specs.remapped_root(config)
+        if root is not None:  # the container's root must reach its rootfs through this folder
+            specs.check_reachable(folder.path, root[0])
+            os.chown(folder.path, -1, root[1])
             folder.path.chmod(0o710)
+            if not (options.io_uid or options.io_gid):  # and open its own pipes anew
+                options.io_uid, options.io_gid = root
         Path(record.root).mkdir(mode=0o711, parents=True, exist_ok=True)
         filled = Record(
             record.namespace, record.id, record.binary, record.root, new_address(self._state), record.stdio

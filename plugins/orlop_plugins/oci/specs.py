@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from orlopd.plugin.errors import InvalidArgument
+from orlopd.plugin.errors import FailedPrecondition, InvalidArgument
 
 _CAP_SYS_RESOURCE = 24
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -41,9 +42,31 @@ def prepare(spec: bytes, *, bundle: str, newest: str) -> tuple[bytes, dict[str, 
     return json.dumps(config).encode(), config
 
 
-def remapped_group(config: dict[str, Any]) -> int | None:
-    """The host's gid for the container's root group where the spec has a user namespace."""
-    for mapping in (config.get("linux") or {}).get("gidMappings") or []:
+def remapped_root(config: dict[str, Any]) -> tuple[int, int] | None:
+    """The host's ids for the container's root and its group where the spec has a user namespace."""
+    linux = config.get("linux") or {}
+    uid, gid = (_remapped(linux.get(key) or ()) for key in ("uidMappings", "gidMappings"))
+    return None if gid is None else (uid or 0, gid)
+
+
+def check_reachable(folder: Path, uid: int) -> None:
+    """Whether a user of the machine can reach a folder through those above it.
+
+    :raises FailedPrecondition: one of them is closed to others
+    """
+    for path in folder.parents:
+        found = path.stat()
+        if not (found.st_mode & 0o001 or (found.st_uid == uid and found.st_mode & 0o100)):
+            raise FailedPrecondition(
+                f"the root of a container in a user namespace, here user {uid}, cannot get through {path}",
+                reason="FOLDER_CLOSED",
+                resource=f"path {path}",
+                hint=f"open it for passing through: chmod o+x {path}",
+            )
+
+
+def _remapped(mappings: Iterable[Any]) -> int | None:
+    for mapping in mappings:
         if mapping.get("containerID") == 0:
             return int(mapping.get("hostID", 0))
     return None

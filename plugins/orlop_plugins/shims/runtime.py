@@ -195,9 +195,9 @@ def _container(envelope: Any) -> str:
 def _fill(folder: Folder, spec: TaskSpec) -> None:
     data, config = specs.prepare(spec.spec, bundle=spec.bundle, newest="")
     folder.write("config.json", data)
-    group = specs.remapped_group(config)
-    if group is not None:
-        os.chown(folder.path, -1, group)
+    root = specs.remapped_root(config)
+    if root is not None:
+        os.chown(folder.path, -1, root[1])
         folder.path.chmod(0o710)
     (folder.path / "rootfs").mkdir(mode=0o711)
     os.mkfifo(folder.path / "log", 0o600)

@@ -14,8 +14,8 @@ import click
 
 from orlop.cli.base import Failure, output_option, show, usage, verb, with_client
 from orlop.cli.format import printable
-from orlop.cli.options import Pair
 from orlop.cli.options import platform as parse_platform
+from orlop.cli.types import Pair
 
 if TYPE_CHECKING:
     from orlop.client import Client

@@ -69,6 +69,10 @@ def row(container: Container, whole: bool) -> tuple[str, ...]:
 def status(container: Container) -> str:
     """How a container is, in words."""
     match container.state.value:
+        case "running" if container.health:
+            status = container.health.status.value
+            said = f"health: {status}" if status == "starting" else status
+            return f"Up {since(container.started_at)} ({said})"
         case "running":
             return f"Up {since(container.started_at)}"
         case "paused":

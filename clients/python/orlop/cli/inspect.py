@@ -48,7 +48,12 @@ async def look(client: Client, name: str, kind: str | None) -> dict[str, Any]:
                 raise
         else:
             spec = json.loads(details.oci_spec) if details.oci_spec else None
-            return {"type": "container", **plain(details.container), "oci_spec": spec}
+            return {
+                "type": "container",
+                **plain(details.container),
+                "oci_spec": spec,
+                "spec_changes": plain(details.spec_changes),
+            }
     try:
         image = await client.images.get(name)
     except (NotFound, InvalidArgument):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 
@@ -88,6 +89,7 @@ class Context:
     hooks: Hooks
     snapshotter: str
     runtime: str
+    cdi_folders: tuple[Path, ...] = ()
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     connections: Connections = field(default_factory=Connections)
     finisher: Finisher = field(default_factory=Finisher)

@@ -18,7 +18,7 @@ from orlopd.plugin.files import remove_tree
 
 from .context import Context
 from .find import Finder
-from .record import name_of
+from .record import config_of, name_of
 
 
 class Copier:
@@ -56,6 +56,13 @@ class Copier:
                     raise FailedPrecondition(
                         f"the root of container {name_of(container)} is a directory of the host: copy there",
                         reason="ROOT_IS_A_DIRECTORY",
+                    )
+                config = config_of(container)
+                if config is not None and config.maps:
+                    raise Unimplemented(
+                        f"files cannot be copied into container {name_of(container)}: its ids are mapped",
+                        reason="COPY_INTO_USER_NAMESPACE",
+                        hint="write them from inside: orlop exec -i ... tar -x",
                     )
                 snapshotter = context.snapshots.for_name(container.snapshotter)
                 mounts = await snapshotter.mounts(scope, container.snapshot_key)

@@ -13,9 +13,21 @@ from typing import Any, cast
 import anyio
 from anyio import to_thread
 
+from orlopd.core.healthcheck import resolve_check
 from orlopd.core.identifiers import check_identifier, check_labels
 from orlopd.core.manifests import ImageConfig
-from orlopd.core.oci import BuildOptions, Network, Rootfs, Spec, build_spec, inherited_labels
+from orlopd.core.oci import (
+    NO_MAPS,
+    BuildOptions,
+    IdMaps,
+    Namespace,
+    Network,
+    Rootfs,
+    Spec,
+    build_spec,
+    inherited_labels,
+    resolve_maps,
+)
 from orlopd.core.oci.image import NO_IMAGE
 from orlopd.core.oci.rootfs import check_absolute
 from orlopd.core.scope import Scope
@@ -39,7 +51,9 @@ from .record import (
     name_of,
     pack_config,
     pack_spec,
+    with_extension,
 )
+from .userns import mapped_root, prepare
 
 _MOST_SPEC = 4 << 20
 _LONGEST_KEY = 128
@@ -55,6 +69,7 @@ class _Root:
     snapshotter: str = ""
     mounts: tuple[Mount, ...] = ()
     path: str = ""
+    maps: IdMaps = NO_MAPS
 
 
 class Creator:
@@ -111,6 +126,8 @@ class Creator:
             undo.push_async_callback(_shielded_thread, context.folders.remove, scope.namespace, id)
             oci = await to_thread.run_sync(self._spec, scope, id, spec, root)
             stop_signal = spec.stop_signal or root.config.stop_signal or DEFAULT_STOP_SIGNAL
+            health = resolve_check(spec.healthcheck, root.config.healthcheck)
+            config = Config(spec, stop_signal, maps=root.maps, health=health)
             container = Container(
                 id=id,
                 runtime=runtime,
@@ -124,10 +141,12 @@ class Creator:
                     NAME_LABEL: spec.name,
                     **({KEY_LABEL: key} if key else {}),
                 },
-                extensions={EXTENSION: pack_config(Config(spec, stop_signal))},
+                extensions={EXTENSION: pack_config(config)},
             )
             if spec.source.kind is not SourceKind.BUNDLE:
-                await context.hooks.adjust_spec(scope.namespace, container, oci)
+                changes = await context.hooks.adjust_spec(scope.namespace, container, oci)
+                if changes:
+                    container = with_extension(container, replace(config, changes=tuple(changes)))
             container = await context.containers.create(scope, replace(container, spec=pack_spec(oci)))
             undo.pop_all()
             return container
@@ -136,8 +155,10 @@ class Creator:
         kind, value = spec.source.kind, spec.source.value
         if kind is SourceKind.BUNDLE:
             return _Root(path=value)
+        maps = await to_thread.run_sync(resolve_maps, spec.user_namespace)
         if kind is SourceKind.ROOTFS:
-            return _Root(path=await to_thread.run_sync(_directory, value))
+            path = await to_thread.run_sync(_directory, value)
+            return _Root(path=path, maps=maps, mounts=(mapped_root(path, maps),) if maps else ())
         name = spec.snapshotter or await self._context.default_snapshotter(scope)
         snapshotter = self._context.snapshots.for_name(name)
         image, config, parent = "", NO_IMAGE, ""
@@ -148,7 +169,11 @@ class Creator:
             parent = await self._context.unpacker.unpack(
                 scope, found.target, spec.platform, name, name=found.name
             )
-        mounts = await snapshotter.prepare(scope, id, parent)
+        if maps:
+            folder = self._context.folders.mounts
+            mounts = await prepare(snapshotter, scope, id, parent, maps, folder)
+        else:
+            mounts = await snapshotter.prepare(scope, id, parent)
 
         async def remove() -> None:
             with anyio.CancelScope(shield=True):
@@ -156,7 +181,7 @@ class Creator:
                     await snapshotter.remove(scope, id)
 
         undo.push_async_callback(remove)
-        return _Root(image, config, name, tuple(mounts))
+        return _Root(image, config, name, tuple(mounts), maps=maps)
 
     def _spec(self, scope: Scope, id: str, spec: ContainerSpec, root: _Root) -> dict[str, Any]:
         """The OCI spec. Blocks: it looks into the root filesystem."""
@@ -170,15 +195,16 @@ class Creator:
     def _build(self, scope: Scope, id: str, spec: ContainerSpec, root: _Root, path: Path) -> dict[str, Any]:
         hostname = spec.hostname
         if not hostname:
-            hostname = _own_hostname() if spec.network is Network.HOST else id[:_SHORT_ID]
+            hosts = spec.network is Network.HOST or spec.namespaces.uts is Namespace.HOST
+            hostname = _own_hostname() if hosts else id[:_SHORT_ID]
         folders = self._context.folders
-        folders.write_files(scope.namespace, id, hostname, spec.network)
+        folders.write_files(scope.namespace, id, hostname, spec.network, root.maps)
         with Rootfs.open(path) as rootfs:
             present = rootfs if spec.source.kind is SourceKind.ROOTFS else None
             options = BuildOptions(
                 namespace=scope.namespace,
                 id=id,
-                root=root.path or "rootfs",
+                root="rootfs" if root.mounts else root.path,
                 image=root.config,
                 args=spec.args,
                 entrypoint=spec.entrypoint,
@@ -190,10 +216,21 @@ class Creator:
                 mounts=spec.mounts,
                 files=folders.binds(scope.namespace, id, present),
                 network=spec.network,
+                namespaces=spec.namespaces,
+                maps=root.maps,
                 resources=spec.resources,
+                rlimits=spec.rlimits,
+                sysctls=spec.sysctls,
+                annotations=spec.annotations,
+                devices=spec.devices,
+                cdi_folders=self._context.cdi_folders,
+                security=spec.security,
                 read_only=spec.read_only,
                 cap_add=spec.cap_add,
                 cap_drop=spec.cap_drop,
+                group_add=spec.group_add,
+                shm_bytes=spec.shm_bytes,
+                oom_score_adj=spec.oom_score_adj,
             )
             built: Spec = build_spec(options, rootfs)
         return cast("dict[str, Any]", built)
@@ -218,6 +255,8 @@ def _check(spec: ContainerSpec) -> None:
     if spec.source.kind is SourceKind.BUNDLE:
         if not spec.source.value.startswith("/"):
             raise InvalidArgument(f"bundle {spec.source.value!r} is not an absolute path")
+        if spec.user_namespace:
+            raise InvalidArgument("the bundle's config.json says whose ids its container has")
         if spec.args or spec.entrypoint:
             raise InvalidArgument(
                 "the bundle's config.json says what to run: args and entrypoint would have no effect",

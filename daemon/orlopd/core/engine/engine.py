@@ -10,6 +10,7 @@ from .context import Context
 from .copy import Copier
 from .create import Creator
 from .find import Finder
+from .health import HealthMonitor
 from .inventory import Inventory
 from .lifecycle import Lifecycle
 from .processes import Processes
@@ -31,7 +32,8 @@ class Engine:
         self.copier = Copier(context, self.finder)
         self.inventory = Inventory(context, context.content, self.finder, self.lifecycle)
         restarts = Restarts(context, self.finder, self.processes)
-        self._supervisor = Supervisor(context, self.lifecycle, self.processes, restarts)
+        health = HealthMonitor(context, self.finder, self.processes)
+        self._supervisor = Supervisor(context, self.lifecycle, self.processes, restarts, health)
 
     def stop(self) -> None:
         """Calls that are cancelled from now on are so because the daemon stops: processes are left alone."""

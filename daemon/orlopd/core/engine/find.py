@@ -17,7 +17,7 @@ from orlopd.plugin.runtime import ProcessStatus, Task, TaskState
 from orlopd.plugin.values import Container, Image
 
 from .context import Context
-from .model import Life, State, View
+from .model import Health, Life, State, View
 from .policy import count_of, policy_of
 from .record import NAME_LABEL, config_of, name_of, own_labels, process_of
 
@@ -80,8 +80,8 @@ class Finder:
         """How a container is."""
         task = await self.task(scope, container)
         status = await self._status(task) if task else None
-        life = await to_thread.run_sync(self._context.folders.life, scope.namespace, container.id)
-        return _view(container, task is not None, status, life)
+        life, health = await to_thread.run_sync(self._kept, scope, container)
+        return _view(container, task is not None, status, life, health)
 
     async def views(
         self, scope: Scope, filters: Sequence[str] = (), states: Collection[State] = ()
@@ -108,13 +108,13 @@ class Finder:
                 if container.id in tasks:
                     group.start_soon(ask, tasks[container.id])
 
-        def lives() -> list[Life]:
-            return [self._context.folders.life(scope.namespace, each.id) for each in containers]
+        def look() -> list[tuple[Life, Health | None]]:
+            return [self._kept(scope, each) for each in containers]
 
-        kept = await to_thread.run_sync(lives)
+        kept = await to_thread.run_sync(look)
         views = [
-            _view(each, each.id in tasks, statuses.get(each.id), life)
-            for each, life in zip(containers, kept, strict=True)
+            _view(each, each.id in tasks, statuses.get(each.id), life, health)
+            for each, (life, health) in zip(containers, kept, strict=True)
         ]
         return [view for view in views if not states or view.state in states]
 
@@ -151,6 +151,15 @@ class Finder:
                 f"{digits!r} begins the digests of {len(digests)} images", reason="AMBIGUOUS_ID"
             )
         return found[0] if found else None
+
+    def _kept(self, scope: Scope, container: Container) -> tuple[Life, Health | None]:
+        """What lies in a container's folder of how it was; the second is None where it has no check."""
+        folders = self._context.folders
+        life = folders.life(scope.namespace, container.id)
+        config = config_of(container)
+        if config is None or config.health is None or life.started_at is None:
+            return life, None
+        return life, folders.health(scope.namespace, container.id, life.started_at) or Health()
 
     async def _status(self, task: Task) -> ProcessStatus | None:
         try:
@@ -196,7 +205,9 @@ class _Adaptor:
                 return None
 
 
-def _view(container: Container, has_task: bool, status: ProcessStatus | None, life: Life) -> View:
+def _view(
+    container: Container, has_task: bool, status: ProcessStatus | None, life: Life, health: Health | None
+) -> View:
     config = config_of(container)
     process = process_of(container)
     if has_task and status is not None:
@@ -221,5 +232,6 @@ def _view(container: Container, has_task: bool, status: ProcessStatus | None, li
         auto_remove=config.spec.auto_remove if config else False,
         restart=str(policy_of(container)),
         restarts=count_of(container),
+        health=health,
         spec=config.spec if config else None,
     )

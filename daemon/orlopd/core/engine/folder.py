@@ -2,7 +2,7 @@
 
     ROOT/containers/NAMESPACE/ID/output.log[.N]   written by the shim
                                  hostname hosts resolv.conf
-                                 life.json
+                                 life.json health.json
 
 Everything here blocks: call it in a thread.
 """
@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from orlopd.core.oci import MountKind, Network, Rootfs, SpecMount
+from orlopd.core.oci import NO_MAPS, IdMaps, MountKind, Network, Rootfs, SpecMount
 from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.files import remove_tree
 from orlopd.plugin.mount import unmount
 from orlopd.plugin.runtime import Exit
 
-from .model import NO_LIFE, Life
+from .model import NO_LIFE, Health, HealthResult, HealthStatus, Life
 
 LOG = "output.log"
 _FILES = {"hostname": "/etc/hostname", "hosts": "/etc/hosts", "resolv.conf": "/etc/resolv.conf"}
@@ -123,14 +123,64 @@ class Folders:
         # Atomic but not synced: a power failure ends the container anyway, and each start would wait for it.
         part.replace(path)
 
-    def write_files(self, namespace: str, id: str, hostname: str, network: Network) -> None:
-        """Write the files that are bound into a container, anew for each start: hosts change networks."""
+    def health(self, namespace: str, id: str, started_at: datetime) -> Health | None:
+        """What checks said since a start; None where nothing (readable) was kept of it."""
+        try:
+            kept = json.loads((self.of(namespace, id) / "health.json").read_text())
+            if datetime.fromisoformat(kept["started_at"]) != started_at:
+                return None
+            log = tuple(
+                HealthResult(
+                    datetime.fromisoformat(each["started_at"]),
+                    datetime.fromisoformat(each["ended_at"]),
+                    each["code"],
+                    each["output"],
+                )
+                for each in kept["log"]
+            )
+            return Health(HealthStatus(kept["status"]), kept["failing_streak"], log)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep_health(self, namespace: str, id: str, started_at: datetime, health: Health) -> None:
+        """Replace what checks said. Nothing happens where the container is gone."""
+        text = json.dumps(
+            {
+                "started_at": started_at.isoformat(),
+                "status": health.status.value,
+                "failing_streak": health.failing_streak,
+                "log": [
+                    {
+                        "started_at": each.started_at.isoformat(),
+                        "ended_at": each.ended_at.isoformat(),
+                        "code": each.code,
+                        "output": each.output,
+                    }
+                    for each in health.log
+                ],
+            }
+        )
+        path = self.of(namespace, id) / "health.json"
+        part = path.with_suffix(".part")
+        with contextlib.suppress(FileNotFoundError):
+            part.write_text(text)
+            part.replace(path)
+
+    def write_files(
+        self, namespace: str, id: str, hostname: str, network: Network, maps: IdMaps = NO_MAPS
+    ) -> None:
+        """Write the files that are bound into a container, anew for each start: hosts change networks.
+
+        They belong to the container's root.
+        """
         folder = self.make(namespace, id)
         host = network is Network.HOST
-        _replace(folder / "hostname", hostname.encode() + b"\n")
+        owner = (maps.uid(0), maps.gid(0)) if maps else (0, 0)
+        _replace(folder / "hostname", hostname.encode() + b"\n", owner)
         own = f"127.0.1.1\t{hostname}\n" if hostname else ""
-        _replace(folder / "hosts", _host_file("/etc/hosts", b"") if host else (_HOSTS + own).encode())
-        _replace(folder / "resolv.conf", _host_file("/etc/resolv.conf", b"") if host else b"")
+        hosts = _host_file("/etc/hosts", b"") if host else (_HOSTS + own).encode()
+        _replace(folder / "hosts", hosts, owner)
+        _replace(folder / "resolv.conf", _host_file("/etc/resolv.conf", b"") if host else b"", owner)
 
     def binds(self, namespace: str, id: str, present: Rootfs | None) -> tuple[SpecMount, ...]:
         """The mounts of those files.
@@ -146,11 +196,13 @@ class Folders:
         )
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes, owner: tuple[int, int]) -> None:
     # In place: a running container's bind mount shows the inode it was given.
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with open(fd, "wb") as file:  # noqa: PTH123
         os.fchmod(fd, 0o644)
+        if os.geteuid() == 0:
+            os.fchown(fd, *owner)
         file.write(data)
 
 

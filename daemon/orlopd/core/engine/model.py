@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from orlopd.core.oci import Network, Resources, SpecMount
+from orlopd.core.healthcheck import Healthcheck
+from orlopd.core.oci import (
+    Namespaces,
+    Network,
+    Resources,
+    Security,
+    SpecDevice,
+    SpecMount,
+    SpecRlimit,
+    UserNamespace,
+)
 from orlopd.plugin.runtime import Exit
 from orlopd.plugin.values import NO_LABELS, Labels, Platform
 
@@ -45,7 +56,7 @@ class ContainerSpec:
     labels: Labels = field(default_factory=lambda: NO_LABELS)
     mounts: tuple[SpecMount, ...] = ()
     network: Network = Network.NONE
-    resources: Resources = Resources(0, 0, 0)  # noqa: RUF009 - a frozen value
+    resources: Resources = Resources()  # noqa: RUF009 - a frozen value
     read_only: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
@@ -55,6 +66,44 @@ class ContainerSpec:
     stop_signal: str = ""
     platform: Platform | None = None
     restart: str = ""
+    user_namespace: UserNamespace = UserNamespace()  # noqa: RUF009 - a frozen value
+    devices: tuple[SpecDevice, ...] = ()
+    healthcheck: Healthcheck | None = None
+    rlimits: tuple[SpecRlimit, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    annotations: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    security: Security = Security()  # noqa: RUF009 - a frozen value
+    group_add: tuple[str, ...] = ()
+    shm_bytes: int = 0
+    namespaces: Namespaces = Namespaces()  # noqa: RUF009 - a frozen value
+    oom_score_adj: int | None = None
+
+
+class HealthStatus(enum.Enum):
+    """Whether what runs in a container works, as its checks say."""
+
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthResult:
+    """One check; ``code`` is -1 where the program could not be run or took too long."""
+
+    started_at: datetime
+    ended_at: datetime
+    code: int
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What checks said since a container's start; ``log`` has the last of them, oldest first."""
+
+    status: HealthStatus = HealthStatus.STARTING
+    failing_streak: int = 0
+    log: tuple[HealthResult, ...] = ()
 
 
 class State(enum.Enum):
@@ -92,6 +141,7 @@ class View:
     auto_remove: bool = False
     restart: str = ""
     restarts: int = 0
+    health: Health | None = None
     spec: ContainerSpec | None = None
 
 

@@ -37,6 +37,7 @@ from .find import Finder
 from .model import ExecOptions, Life, OnCancel, SourceKind, Started, Window
 from .policy import note_stop
 from .record import config_of, name_of, process_of
+from .userns import mapped_root
 
 log = logging.getLogger("orlopd.engine")
 
@@ -148,13 +149,20 @@ class Processes:
 
     @asynccontextmanager
     async def exec(
-        self, scope: Scope, reference: str, options: ExecOptions, *, attach: bool = True
+        self,
+        scope: Scope,
+        reference: str,
+        options: ExecOptions,
+        *,
+        attach: bool = True,
+        prefix: str = EXEC_PREFIX,
     ) -> AsyncGenerator[Session]:
         """Run one more process in a running container.
 
         Leaving the block by an exception or cancelled kills it, unless it is the daemon that stops; left
         otherwise, it runs on.
 
+        :param prefix: what its id begins with
         :raises NotFound: there is no such container
         :raises FailedPrecondition: it does not run, or the command cannot be executed
         :raises InvalidArgument: what was asked makes no sense
@@ -168,7 +176,7 @@ class Processes:
                 hint=f"resume it first: orlop resume {name_of(container)}",
             )
         process = await self._process(container, status.pid, options)
-        exec_id = EXEC_PREFIX + secrets.token_hex(8)
+        exec_id = prefix + secrets.token_hex(8)
         stdio = Stdio(terminal=options.terminal, attach=attach, hold_stdin=attach and options.stdin)
         with self._context.connections.hold((scope.namespace, container.id, exec_id)):
             await task.exec(ExecSpec(exec_id, json.dumps(process).encode(), stdio))
@@ -251,8 +259,15 @@ class Processes:
         if config is not None and config.spec.source.kind is not SourceKind.BUNDLE:
             hostname = str(_spec_hostname(container))
             await to_thread.run_sync(
-                context.folders.write_files, scope.namespace, container.id, hostname, config.spec.network
+                context.folders.write_files,
+                scope.namespace,
+                container.id,
+                hostname,
+                config.spec.network,
+                config.maps,
             )
+            if config.spec.source.kind is SourceKind.ROOTFS and config.maps:
+                mounts = [mapped_root(config.spec.source.value, config.maps)]
         await to_thread.run_sync(context.folders.make, scope.namespace, container.id)
         return await context.tasks.create(
             scope,

@@ -7,12 +7,15 @@ engine knows lies in one extension as JSON, so that the tools people have see th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pydantic
 
+from orlopd.core.healthcheck import Healthcheck
+from orlopd.core.oci import NO_MAPS, IdMaps
+from orlopd.core.spec_changes import SpecChange
 from orlopd.plugin.values import SPEC_TYPE_URL, Container, TypedBytes
 
 from .model import ContainerSpec
@@ -33,6 +36,9 @@ class Config:
     spec: ContainerSpec
     stop_signal: str = DEFAULT_STOP_SIGNAL
     version: int = 1
+    maps: IdMaps = NO_MAPS
+    health: Healthcheck | None = None
+    changes: tuple[SpecChange, ...] = ()
 
 
 _adapter: pydantic.TypeAdapter[Config] = pydantic.TypeAdapter(Config)
@@ -52,6 +58,12 @@ def config_of(container: Container) -> Config | None:
         return _adapter.validate_json(extension.value)
     except pydantic.ValidationError:
         return None
+
+
+def changes_of(container: Container) -> Sequence[SpecChange]:
+    """What plugins changed in its spec."""
+    config = config_of(container)
+    return config.changes if config else ()
 
 
 def name_of(container: Container) -> str:

@@ -15,6 +15,7 @@ from orlopd.plugin.runtime import Exit
 from orlopd.plugin.values import Event, FieldValue
 
 from .context import Context
+from .health import HealthMonitor
 from .lifecycle import Lifecycle
 from .model import Life
 from .policy import When, policy_of
@@ -24,6 +25,7 @@ from .restart import Restarts
 
 log = logging.getLogger("orlopd.engine")
 
+_START = "/tasks/start"
 _EXIT = "/tasks/exit"
 _DELETED = "/containers/delete"
 
@@ -33,16 +35,22 @@ class Supervisor:
     after crashes."""
 
     def __init__(
-        self, context: Context, lifecycle: Lifecycle, processes: Processes, restarts: Restarts
+        self,
+        context: Context,
+        lifecycle: Lifecycle,
+        processes: Processes,
+        restarts: Restarts,
+        health: HealthMonitor,
     ) -> None:
         self._context = context
         self._lifecycle = lifecycle
         self._processes = processes
         self._restarts = restarts
+        self._health = health
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled. Ready when what an earlier daemon left undone has been looked at."""
-        filters = [f'topic=="{_EXIT}"', f'topic=="{_DELETED}"']
+        filters = [f'topic=="{topic}"' for topic in (_START, _EXIT, _DELETED)]
         ready = False
         async with anyio.create_task_group() as group:
             while True:
@@ -53,7 +61,7 @@ class Supervisor:
                             task_status.started()
                             ready = True
                         async for event in events:
-                            group.start_soon(self._handle, event)
+                            group.start_soon(self._handle, group, event)
                 except ResourceExhausted as error:
                     log.warning("the supervisor of containers looks at all of them anew: %s", error)
 
@@ -66,6 +74,7 @@ class Supervisor:
                 scope = Scope(namespace.name)
                 async for container in context.containers.walk(scope):
                     known.add((namespace.name, container.id))
+                    await self._health.watch(group, scope, container.id)
                     config = config_of(container)
                     if (
                         config is not None
@@ -96,14 +105,18 @@ class Supervisor:
             if (namespace, name) not in known:
                 self._context.folders.remove(namespace, name)
 
-    async def _handle(self, event: Event) -> None:
+    async def _handle(self, group: TaskGroup, event: Event) -> None:
         scope = Scope(event.namespace)
         try:
+            if event.topic == _START:
+                await self._health.watch(group, scope, _text(event.fields, "container_id"))
+                return
             if event.topic == _DELETED:
                 await self._forget(scope, _text(event.fields, "id"))
                 return
             container_id, process = _text(event.fields, "container_id"), _text(event.fields, "id")
             if process == container_id:
+                self._health.forget(scope, container_id)
                 await self._note_exit(scope, container_id, event)
                 await self._lifecycle.auto_remove(scope, container_id)
                 await self._restarts.consider(scope, container_id)

@@ -30,8 +30,12 @@ def _mount(destination: str, type: str, source: str, *options: str) -> MountEntr
     return MountEntry(destination=destination, type=type, source=source, options=list(options))
 
 
-def default_mounts() -> list[MountEntry]:
-    """The filesystems of the kernel's own that a program expects."""
+def default_mounts(*, shm_bytes: int = 0) -> list[MountEntry]:
+    """The filesystems of the kernel's own that a program expects.
+
+    :param shm_bytes: how much /dev/shm may hold; 64 MiB when 0
+    """
+    shm = f"size={shm_bytes}" if shm_bytes else "size=65536k"
     return [
         _mount("/proc", "proc", "proc", *_HARDENED),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -46,7 +50,7 @@ def default_mounts() -> list[MountEntry]:
             "mode=0620",
             "gid=5",
         ),
-        _mount("/dev/shm", "tmpfs", "shm", *_HARDENED, "mode=1777", "size=65536k"),
+        _mount("/dev/shm", "tmpfs", "shm", *_HARDENED, "mode=1777", shm),
         _mount("/dev/mqueue", "mqueue", "mqueue", *_HARDENED),
         _mount("/sys", "sysfs", "sysfs", *_HARDENED, "ro"),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", *_HARDENED, "relatime", "ro"),

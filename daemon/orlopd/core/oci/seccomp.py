@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection
 
+from .kernel import kernel_at_least
 from .types import Seccomp, SeccompArg, SeccompRule
 
 ALLOW = "SCMP_ACT_ALLOW"
@@ -76,6 +77,10 @@ msgsnd recv recvfrom recvmmsg recvmmsg_time64 recvmsg semctl semget semop semtim
 sendmmsg sendmsg sendto setsockopt shmat shmctl shmdt shmget shutdown socketpair
 """
 
+# Before, a traced process got around its filter (seccomp(2)).
+_PTRACE_SINCE = "4.8"
+_PTRACE = "process_vm_readv process_vm_writev ptrace"
+
 _BY_CAPABILITY = {
     "CAP_BPF": "bpf",
     "CAP_DAC_READ_SEARCH": "open_by_handle_at",
@@ -89,7 +94,7 @@ _BY_CAPABILITY = {
     "CAP_SYS_MODULE": "delete_module finit_module init_module",
     "CAP_SYS_NICE": "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
     "CAP_SYS_PACCT": "acct",
-    "CAP_SYS_PTRACE": "kcmp pidfd_getfd process_madvise",
+    "CAP_SYS_PTRACE": "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace",
     "CAP_SYS_RAWIO": "ioperm iopl",
     "CAP_SYS_TIME": "clock_settime clock_settime64 settimeofday stime",
     "CAP_SYS_TTY_CONFIG": "vhangup",
@@ -113,8 +118,9 @@ _BY_MACHINE = {
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
 
-def default_profile(capabilities: Collection[str], machine: str = "") -> Seccomp | None:
-    """The profile for a container with ``capabilities`` on ``machine`` (uname's word; this one if empty).
+def default_profile(capabilities: Collection[str], machine: str = "", kernel: str = "") -> Seccomp | None:
+    """The profile for a container with ``capabilities`` on ``machine`` and ``kernel`` (uname's words; this
+    machine's if empty).
 
     None where the architecture is not known, so that nothing is filtered wrongly.
     """
@@ -127,6 +133,11 @@ def default_profile(capabilities: Collection[str], machine: str = "") -> Seccomp
         for group in (_FILES, _MEMORY, _PROCESSES, _SIGNALS, _TIME, _WAITING, _TALKING, _BY_MACHINE[machine])
         for name in group.split()
     }
+    if (
+        not kernel_at_least(kernel or platform.release(), _PTRACE_SINCE)
+        and "CAP_SYS_PTRACE" not in capabilities
+    ):
+        names.difference_update(_PTRACE.split())
     for capability in capabilities:
         names.update(_BY_CAPABILITY.get(capability, "").split())
     rules: list[SeccompRule] = [SeccompRule(names=sorted(names), action=ALLOW)]

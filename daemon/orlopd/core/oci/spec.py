@@ -3,58 +3,50 @@
 from __future__ import annotations
 
 import enum
-import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orlopd.core.manifests import ImageConfig
-from orlopd.plugin.errors import InvalidArgument, NotFound
+from orlopd.plugin.errors import InvalidArgument
+from orlopd.plugin.values import NO_LABELS
 
-from .capabilities import adjust_capabilities
-from .defaults import MASKED_PATHS, READONLY_PATHS, default_mounts, default_rlimits, device_rules
+from .capabilities import ALL, adjust_capabilities
+from .cdi import DEFAULT_FOLDERS, Registry, annotated
+from .defaults import MASKED_PATHS, READONLY_PATHS, default_mounts, default_rlimits
+from .devices import SpecDevice, find_nodes, host_nodes
+from .idmaps import NO_MAPS, IdMaps
 from .image import DEFAULT_PATH, NO_IMAGE, merge_args, merge_env, usable_env
+from .mounts import SpecMount, build_mounts, root_propagation
+from .resources import Resources, build_resources
 from .rootfs import Rootfs, check_absolute, check_directory
 from .seccomp import default_profile
+from .security import (
+    UNCONFINED,
+    Security,
+    SpecRlimit,
+    apparmor_profile,
+    build_rlimits,
+    check_sysctls,
+    parse_seccomp,
+)
 from .types import (
     OCI_VERSION,
     Capabilities,
-    Cpu,
     Linux,
-    LinuxResources,
-    Memory,
     MountEntry,
     NamespaceEntry,
-    Pids,
     Process,
     ProcessUser,
     Root,
+    Seccomp,
     Spec,
 )
-from .users import User, resolve_user
+from .users import User, further_groups, resolve_user
 
-CPU_PERIOD = 100_000  # microseconds, the kernel's own default
-_SHORTEST_QUOTA = 1_000  # microseconds: the kernel takes no less
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
-
-
-class MountKind(enum.Enum):
-    """What is mounted into a container."""
-
-    BIND = "bind"
-    TMPFS = "tmpfs"
-
-
-@dataclass(frozen=True, slots=True)
-class SpecMount:
-    """A mount of a request. ``source`` is a path of the host for a bind."""
-
-    kind: MountKind
-    target: str
-    source: str = ""
-    read_only: bool = False
-    options: tuple[str, ...] = ()
+_TTY_GROUP = 5
 
 
 class Network(enum.Enum):
@@ -64,13 +56,22 @@ class Network(enum.Enum):
     HOST = "host"
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """Limits; 0 is none. ``nano_cpus`` are billionths of a processor."""
+class Namespace(enum.Enum):
+    """Whose namespace of a kind."""
 
-    memory_bytes: int = 0
-    nano_cpus: int = 0
-    pids: int = 0
+    DEFAULT = ""
+    PRIVATE = "private"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """The namespaces beside those of the network and of ids."""
+
+    pid: Namespace = Namespace.DEFAULT
+    ipc: Namespace = Namespace.DEFAULT
+    uts: Namespace = Namespace.DEFAULT
+    cgroup: Namespace = Namespace.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,43 +87,64 @@ class BuildOptions:
     env: tuple[str, ...] = ()
     working_dir: str = ""
     user: str = ""
+    group_add: tuple[str, ...] = ()
     hostname: str = ""
     terminal: bool = False
     mounts: tuple[SpecMount, ...] = ()
     files: tuple[SpecMount, ...] = field(default=())
     """Files of the daemon's making, bound before ``mounts`` so that a request may cover them."""
     network: Network = Network.NONE
-    resources: Resources = Resources()
+    namespaces: Namespaces = Namespaces()
+    maps: IdMaps = NO_MAPS
+    resources: Resources = Resources()  # noqa: RUF009 - a frozen value
+    rlimits: tuple[SpecRlimit, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    annotations: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    devices: tuple[SpecDevice, ...] = ()
+    cdi_folders: tuple[Path, ...] = DEFAULT_FOLDERS
+    security: Security = Security()  # noqa: RUF009 - a frozen value
     read_only: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
-    no_new_privileges: bool = False
-    seccomp: bool = True
+    shm_bytes: int = 0
+    oom_score_adj: int | None = None
 
 
 def build_spec(options: BuildOptions, rootfs: Rootfs | None) -> Spec:
     """The spec of a container whose root filesystem is ``rootfs``.
 
-    Users, groups and the working directory are looked up there; it may block on its files, so call
+    Users and the working directory are looked up there; it may block on its files, so call
     this in a thread.
 
     :raises InvalidArgument: what was asked makes no sense, with a reason
-    :raises NotFound: the source of a bind mount is not there
+    :raises NotFound: the source of a bind mount or a device is not there
+    :raises FailedPrecondition: this machine cannot do what was asked
     """
+    security = options.security
+    if security.privileged:
+        if options.maps:
+            raise InvalidArgument("a privileged container cannot have a user namespace of its own")
+        options = replace(options, cap_add=(ALL, *options.cap_add), security=replace(security, unmask=True))
     capabilities = adjust_capabilities(options.cap_add, options.cap_drop)
+    mounts = build_mounts(_defaults(options), options.files, options.mounts)
     spec = Spec(
         ociVersion=OCI_VERSION,
         process=_process(options, rootfs, capabilities),
         root=Root(path=options.root, readonly=True) if options.read_only else Root(path=options.root),
-        mounts=_mounts(options),
-        linux=_linux(options, capabilities),
+        mounts=mounts,
+        linux=_linux(options, capabilities, root_propagation(mounts)),
     )
-    if options.hostname:
+    if options.hostname and options.namespaces.uts is not Namespace.HOST:
         if not _HOSTNAME.fullmatch(options.hostname):
             raise InvalidArgument(
                 f"malformed host name {options.hostname[:80]!r}: want up to 64 letters, digits, dots, dashes"
             )
         spec["hostname"] = options.hostname
+    if options.annotations:
+        spec["annotations"] = _annotations(options.annotations)
+    names = [*(each.cdi for each in options.devices if each.cdi), *annotated(options.annotations)]
+    if names:
+        Registry(options.cdi_folders).inject(names, spec)
     return spec
 
 
@@ -156,24 +178,39 @@ def build_process(
 
 
 def _process(options: BuildOptions, rootfs: Rootfs | None, capabilities: list[str]) -> Process:
-    image = options.image
+    image, security = options.image, options.security
     who = resolve_user(options.user or image.user, rootfs)
+    who = replace(who, additional_gids=further_groups(who, options.group_add, rootfs))
     own = [f"PATH={DEFAULT_PATH}", f"HOSTNAME={options.hostname}"]
     if options.terminal:
         own.append("TERM=xterm")
     asked = [*usable_env(image.env), *options.env]
     # As a login would, unless somebody says otherwise; an image's HOME belongs to the image's user.
     own.append(f"HOME={_home(who)}")
-    return Process(
+    if options.maps:
+        options.maps.uid(who.uid)
+        for gid in (who.gid, *who.additional_gids):
+            options.maps.gid(gid)
+    process = Process(
         terminal=options.terminal,
         user=_user(who),
         args=merge_args(image, options.entrypoint, options.args),
         env=merge_env(own, asked),
         cwd=check_directory(options.working_dir or image.working_dir or "/", rootfs),
         capabilities=Capabilities(bounding=capabilities, effective=capabilities, permitted=capabilities),
-        rlimits=default_rlimits(),
-        noNewPrivileges=options.no_new_privileges,
+        rlimits=build_rlimits(default_rlimits(), options.rlimits),
+        noNewPrivileges=security.no_new_privileges,
     )
+    apparmor = apparmor_profile(
+        UNCONFINED if security.privileged and not security.apparmor else security.apparmor
+    )
+    if apparmor:
+        process["apparmorProfile"] = apparmor
+    if options.oom_score_adj is not None:
+        if not -1000 <= options.oom_score_adj <= 1000:
+            raise InvalidArgument(f"oom_score_adj {options.oom_score_adj}: -1000 to 1000 are possible")
+        process["oomScoreAdj"] = options.oom_score_adj
+    return process
 
 
 def _home(who: User) -> str:
@@ -184,85 +221,80 @@ def _user(who: User) -> ProcessUser:
     return ProcessUser(uid=who.uid, gid=who.gid, additionalGids=list(who.additional_gids))
 
 
-def _mounts(options: BuildOptions) -> list[MountEntry]:
-    asked = [_target(item) for item in options.mounts]
-    targets = [item.target for item in asked]
-    for target in targets:
-        if targets.count(target) > 1:
-            raise InvalidArgument(f"two mounts on {target!r}", reason="DUPLICATE_MOUNT")
-    files = [item for item in options.files if item.target not in targets]
-    kept = [entry for entry in default_mounts() if entry["destination"] not in targets]
-    # A mount on a directory would hide an earlier one below it.
-    ordered = sorted([*files, *asked], key=lambda item: item.target.count("/"))
-    return kept + [_entry(item) for item in ordered]
+def _defaults(options: BuildOptions) -> list[MountEntry]:
+    """The default mounts as this container's namespaces allow them."""
+    if options.shm_bytes < 0:
+        raise InvalidArgument("the size of /dev/shm cannot be negative")
+    mounts: list[MountEntry] = []
+    writable = options.security.privileged
+    for entry in default_mounts(shm_bytes=options.shm_bytes):
+        place, flags = entry["destination"], entry["options"]
+        if options.namespaces.ipc is Namespace.HOST and place in ("/dev/shm", "/dev/mqueue"):
+            entry = MountEntry(
+                destination=place, type="bind", source=place, options=["rbind", "nosuid", "nodev"]
+            )
+        elif place == "/sys" and options.maps and options.network is Network.HOST:
+            # sysfs can be mounted only by who owns the network that it shows.
+            entry["type"], entry["source"], entry["options"] = "bind", "/sys", ["rbind", *flags]
+        elif place == "/dev/pts" and not options.maps.has_gid(_TTY_GROUP):
+            entry["options"] = [flag for flag in flags if not flag.startswith("gid=")]
+        if writable and place in ("/sys", "/sys/fs/cgroup"):
+            entry["options"] = [flag for flag in entry["options"] if flag != "ro"]
+        mounts.append(entry)
+    return mounts
 
 
-def _target(item: SpecMount) -> SpecMount:
-    if not item.target.startswith("/") or "\0" in item.target:
-        raise InvalidArgument(f"mount target {item.target[:200]!r} is not an absolute path")
-    target = posixpath.normpath("/" + item.target.lstrip("/"))
-    if target == "/":
-        raise InvalidArgument("a mount on / would hide the root filesystem")
-    for option in item.options:
-        if not option or "," in option or "\0" in option:
-            raise InvalidArgument(f"malformed mount option {option[:80]!r}")
-    return replace(item, target=target)
-
-
-def _entry(item: SpecMount) -> MountEntry:
-    access = "ro" if item.read_only else "rw"
-    if item.kind is MountKind.TMPFS:
-        options = ["nosuid", "nodev", *([] if "exec" in item.options else ["noexec"]), *item.options, access]
-        return MountEntry(destination=item.target, type="tmpfs", source="tmpfs", options=options)
-    if not item.source.startswith("/") or "\0" in item.source:
-        raise InvalidArgument(f"bind source {item.source[:200]!r} is not an absolute path")
-    if not Path(item.source).exists():
-        raise NotFound(
-            f"bind source {item.source!r} is not there",
-            reason="MOUNT_SOURCE_NOT_FOUND",
-            resource=f"path {item.source}",
-            hint="make it first: nothing is made on the host for a mount",
-        )
-    propagation = {"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"}
-    options = [] if {"bind", "rbind"} & set(item.options) else ["rbind"]
-    options += [] if propagation & set(item.options) else ["rprivate"]
-    return MountEntry(
-        destination=item.target, type="bind", source=item.source, options=[*options, *item.options, access]
-    )
-
-
-def _linux(options: BuildOptions, capabilities: list[str]) -> Linux:
-    namespaces = ["pid", "ipc", "uts", "mount"]
-    if options.network is not Network.HOST:
+def _linux(options: BuildOptions, capabilities: list[str], propagation: str) -> Linux:
+    own = options.namespaces
+    hosts = {"pid": own.pid, "ipc": own.ipc, "uts": own.uts}
+    namespaces = ["mount", *(kind for kind, whose in hosts.items() if whose is not Namespace.HOST)]
+    own_network = options.network is not Network.HOST
+    if own_network:
         namespaces.append("network")
-    if Path("/sys/fs/cgroup/cgroup.controllers").exists():  # with v1 programs expect to see their path
+    # With v1 programs expect to see their path.
+    unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    if own.cgroup is Namespace.PRIVATE or (own.cgroup is Namespace.DEFAULT and unified):
         namespaces.append("cgroup")
+    if options.maps:
+        namespaces.append("user")
+    resources = build_resources(options.resources)
+    nodes = (
+        host_nodes() if options.security.privileged else find_nodes(options.devices, owned=not options.maps)
+    )
+    resources["devices"] += nodes.rules
+    unmask = options.security.unmask
     linux = Linux(
-        resources=_resources(options.resources),
+        resources=resources,
         cgroupsPath=f"/{options.namespace}/{options.id}",
         namespaces=[NamespaceEntry(type=name) for name in namespaces],
-        maskedPaths=list(MASKED_PATHS),
-        readonlyPaths=list(READONLY_PATHS),
+        maskedPaths=[] if unmask else list(MASKED_PATHS),
+        readonlyPaths=[] if unmask else list(READONLY_PATHS),
     )
-    profile = default_profile(capabilities) if options.seccomp else None
+    if options.maps:
+        linux["uidMappings"], linux["gidMappings"] = options.maps.mappings
+    if nodes.devices:
+        linux["devices"] = list(nodes.devices)
+    if options.sysctls:
+        own_ipc = own.ipc is not Namespace.HOST
+        linux["sysctl"] = check_sysctls(options.sysctls, own_network=own_network, own_ipc=own_ipc)
+    if propagation:
+        linux["rootfsPropagation"] = propagation
+    profile = _seccomp(options.security, capabilities)
     if profile is not None:
         linux["seccomp"] = profile
     return linux
 
 
-def _resources(wanted: Resources) -> LinuxResources:
-    if min(wanted.memory_bytes, wanted.nano_cpus, wanted.pids) < 0:
-        raise InvalidArgument("a limit cannot be negative; 0 is none")
-    limits = LinuxResources(devices=device_rules())
-    if wanted.memory_bytes:
-        if wanted.memory_bytes < 6 << 20:  # what a runtime needs to start a process at all
-            raise InvalidArgument(f"{wanted.memory_bytes} bytes of memory are too few: 6 MiB is the least")
-        limits["memory"] = Memory(limit=wanted.memory_bytes)
-    if wanted.nano_cpus:
-        quota = wanted.nano_cpus * CPU_PERIOD // 1_000_000_000
-        if quota < _SHORTEST_QUOTA:
-            raise InvalidArgument("less than 0.01 of a processor is not enough to run")
-        limits["cpu"] = Cpu(quota=quota, period=CPU_PERIOD)
-    if wanted.pids:
-        limits["pids"] = Pids(limit=wanted.pids)
-    return limits
+def _seccomp(security: Security, capabilities: list[str]) -> Seccomp | None:
+    if security.seccomp == UNCONFINED or (security.privileged and not security.seccomp):
+        return None
+    if security.seccomp:
+        return parse_seccomp(security.seccomp, capabilities)
+    return default_profile(capabilities)
+
+
+def _annotations(asked: Mapping[str, str]) -> dict[str, str]:
+    for key, value in asked.items():
+        if not key or "\0" in key + value or len(key) + len(value) > 1 << 16:
+            raise InvalidArgument(f"malformed annotation {key[:80]!r}")
+    return dict(asked)

@@ -45,6 +45,8 @@ class Process(TypedDict):
     capabilities: NotRequired[Capabilities]
     rlimits: NotRequired[list[Rlimit]]
     noNewPrivileges: NotRequired[bool]
+    apparmorProfile: NotRequired[str]
+    oomScoreAdj: NotRequired[int]
 
 
 class Root(TypedDict):
@@ -73,22 +75,61 @@ class DeviceRule(TypedDict):
     minor: NotRequired[int]
 
 
-class Memory(TypedDict):
+class Memory(TypedDict, total=False):
     """config-linux.md#memory"""
 
     limit: int
+    reservation: int
+    swap: int
 
 
-class Cpu(TypedDict):
+class Cpu(TypedDict, total=False):
     """config-linux.md#cpu"""
 
+    shares: int
     quota: int
     period: int
+    cpus: str
+    mems: str
 
 
 class Pids(TypedDict):
     """config-linux.md#pids"""
 
+    limit: int
+
+
+class WeightDevice(TypedDict):
+    """config-linux.md#block-io"""
+
+    major: int
+    minor: int
+    weight: int
+
+
+class ThrottleDevice(TypedDict):
+    """config-linux.md#block-io"""
+
+    major: int
+    minor: int
+    rate: int
+
+
+class BlockIo(TypedDict, total=False):
+    """config-linux.md#block-io"""
+
+    weight: int
+    weightDevice: list[WeightDevice]
+    throttleReadBpsDevice: list[ThrottleDevice]
+    throttleWriteBpsDevice: list[ThrottleDevice]
+    throttleReadIOPSDevice: list[ThrottleDevice]
+    throttleWriteIOPSDevice: list[ThrottleDevice]
+
+
+class HugePageLimit(TypedDict):
+    """config-linux.md#huge-page-limits"""
+
+    pageSize: str
     limit: int
 
 
@@ -99,6 +140,59 @@ class LinuxResources(TypedDict):
     memory: NotRequired[Memory]
     cpu: NotRequired[Cpu]
     pids: NotRequired[Pids]
+    blockIO: NotRequired[BlockIo]
+    hugepageLimits: NotRequired[list[HugePageLimit]]
+    unified: NotRequired[dict[str, str]]
+
+
+class Device(TypedDict):
+    """config-linux.md#devices"""
+
+    path: str
+    type: str
+    major: NotRequired[int]
+    minor: NotRequired[int]
+    fileMode: NotRequired[int]
+    uid: NotRequired[int]
+    gid: NotRequired[int]
+
+
+class IdMapping(TypedDict):
+    """config-linux.md#user-namespace-mappings"""
+
+    containerID: int
+    hostID: int
+    size: int
+
+
+class IntelRdt(TypedDict, total=False):
+    """config-linux.md#intelrdt"""
+
+    closID: str
+    l3CacheSchema: str
+    memBwSchema: str
+    enableCMT: bool
+    enableMBM: bool
+
+
+class Hook(TypedDict):
+    """config.md#posix-platform-hooks"""
+
+    path: str
+    args: NotRequired[list[str]]
+    env: NotRequired[list[str]]
+    timeout: NotRequired[int]
+
+
+class Hooks(TypedDict, total=False):
+    """config.md#posix-platform-hooks"""
+
+    prestart: list[Hook]
+    createRuntime: list[Hook]
+    createContainer: list[Hook]
+    startContainer: list[Hook]
+    poststart: list[Hook]
+    poststop: list[Hook]
 
 
 class NamespaceEntry(TypedDict):
@@ -130,6 +224,8 @@ class Seccomp(TypedDict):
     """config-linux.md#seccomp"""
 
     defaultAction: str
+    defaultErrnoRet: NotRequired[int]
+    flags: NotRequired[list[str]]
     architectures: list[str]
     syscalls: list[SeccompRule]
 
@@ -140,7 +236,13 @@ class Linux(TypedDict):
     resources: LinuxResources
     cgroupsPath: str
     namespaces: list[NamespaceEntry]
+    uidMappings: NotRequired[list[IdMapping]]
+    gidMappings: NotRequired[list[IdMapping]]
+    devices: NotRequired[list[Device]]
+    sysctl: NotRequired[dict[str, str]]
     seccomp: NotRequired[Seccomp]
+    rootfsPropagation: NotRequired[str]
+    intelRdt: NotRequired[IntelRdt]
     maskedPaths: list[str]
     readonlyPaths: list[str]
 
@@ -154,4 +256,5 @@ class Spec(TypedDict):
     hostname: NotRequired[str]
     mounts: list[MountEntry]
     annotations: NotRequired[dict[str, str]]
+    hooks: NotRequired[Hooks]
     linux: Linux

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orlopd.plugin.errors import InvalidArgument
@@ -76,6 +76,14 @@ def resolve_user(wanted: str, rootfs: Rootfs | None) -> User:
     gid = found.gid if found else 0
     others = {other for _, other, members in _groups(rootfs) if name and name in members}
     return User(uid, gid, (gid, *sorted(others - {gid})), name, home)
+
+
+def further_groups(who: User, asked: Sequence[str], rootfs: Rootfs | None) -> tuple[int, ...]:
+    """A user's additional groups and those that a request adds, by name or number.
+
+    :raises InvalidArgument: malformed, out of range, or a name that is not there
+    """
+    return tuple(dict.fromkeys((*who.additional_gids, *(_group(each, each, rootfs) for each in asked))))
 
 
 def _id(text: str, wanted: str) -> int | None:

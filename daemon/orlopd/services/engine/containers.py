@@ -12,7 +12,7 @@ import anyio
 from orlop_protos.orlop.engine.v1 import containers_pb2, containers_pb2_grpc, stream_pb2
 from orlopd.core.core import Core
 from orlopd.core.engine import Engine, ExecOptions, RunOptions, Session
-from orlopd.core.engine.record import config_of, name_of, spec_of
+from orlopd.core.engine.record import changes_of, config_of, name_of, spec_of
 from orlopd.core.flow import task_group
 from orlopd.core.logs import LogQuery
 from orlopd.core.progress import BlobProgress, PullEvent
@@ -22,7 +22,7 @@ from orlopd.plugin.values import Container
 from orlopd.services.convert import to_timestamp
 from orlopd.services.scope import engine_scope_of
 
-from . import convert, metrics, streams
+from . import convert, metrics, settings, streams
 from .progress import Relay
 
 _STREAMS = {
@@ -218,7 +218,9 @@ class ContainerService(_Base):
     async def GetContainer(self, request: Any, context: Any) -> containers_pb2.GetContainerResponse:
         view, container = await self._engine.lifecycle.view(engine_scope_of(context), request.container)
         return containers_pb2.GetContainerResponse(
-            container=convert.container(view), oci_spec=json.dumps(spec_of(container))
+            container=convert.container(view),
+            oci_spec=json.dumps(spec_of(container)),
+            spec_changes=[settings.change_message(each) for each in changes_of(container)],
         )
 
     async def Logs(self, request: Any, context: Any) -> None:

@@ -15,7 +15,7 @@ from orlop_protos.orlop.engine.v1 import containers_pb2, images_pb2, stream_pb2
 from orlopd.core.engine import ContainerSpec, OnCancel, PullPolicy, Source, SourceKind, State, View, Window
 from orlopd.core.engine.inventory import ImageInfo
 from orlopd.core.manifests import ImageConfig
-from orlopd.core.oci import MountKind, Network, Resources, SpecMount
+from orlopd.core.oci import MountKind, Network, SpecMount
 from orlopd.core.progress import BlobKind, BlobProgress, BlobState
 from orlopd.core.signals import parse_signal
 from orlopd.plugin.errors import InvalidArgument
@@ -23,6 +23,8 @@ from orlopd.plugin.resolver import Credentials, ResolveOptions
 from orlopd.plugin.runtime import Detach, Detached, Exit, Input, Output, Resize, SendSignal, Stdin
 from orlopd.plugin.values import Descriptor, Image, Platform
 from orlopd.services.convert import from_timestamp, to_timestamp
+
+from . import settings
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -104,9 +106,7 @@ def container_spec(message: containers_pb2.ContainerSpec) -> ContainerSpec:
         labels=dict(message.labels),
         mounts=tuple(_mount(each) for each in message.mounts),
         network=known(_NETWORKS, message.network, "network mode"),
-        resources=Resources(
-            message.resources.memory_bytes, message.resources.nano_cpus, message.resources.pids
-        ),
+        resources=settings.resources(message.resources),
         read_only=message.read_only,
         cap_add=tuple(message.cap_add),
         cap_drop=tuple(message.cap_drop),
@@ -116,6 +116,7 @@ def container_spec(message: containers_pb2.ContainerSpec) -> ContainerSpec:
         restart=message.restart,
         stop_signal=message.stop_signal,
         platform=platform(message.platform) if message.HasField("platform") else None,
+        **settings.spec_settings(message),
     )
 
 
@@ -172,6 +173,7 @@ def image_config(message: images_pb2.ImageConfig) -> ImageConfig:
         user=message.user,
         stop_signal=message.stop_signal,
         labels=dict(message.labels),
+        healthcheck=settings.healthcheck(message.healthcheck) if message.HasField("healthcheck") else None,
     )
 
 
@@ -286,6 +288,7 @@ def image_config_message(value: ImageConfig) -> images_pb2.ImageConfig:
         stop_signal=value.stop_signal,
         labels=dict(value.labels),
         diff_ids=value.diff_ids,
+        healthcheck=settings.healthcheck_message(value.healthcheck) if value.healthcheck else None,
     )
 
 
@@ -308,6 +311,7 @@ def container(view: View) -> containers_pb2.Container:
         auto_remove=view.auto_remove,
         restart=view.restart,
         restarts=view.restarts,
+        health=settings.health_message(view.health) if view.health else None,
         spec=container_spec_message(view.spec) if view.spec else None,
     )
 
@@ -327,11 +331,7 @@ def container_spec_message(spec: ContainerSpec) -> containers_pb2.ContainerSpec:
         labels=dict(spec.labels),
         mounts=[_mount_message(each) for each in spec.mounts],
         network=_back(_NETWORKS, spec.network),
-        resources=containers_pb2.Resources(
-            memory_bytes=spec.resources.memory_bytes,
-            nano_cpus=spec.resources.nano_cpus,
-            pids=spec.resources.pids,
-        ),
+        resources=settings.resources_message(spec.resources),
         read_only=spec.read_only,
         cap_add=spec.cap_add,
         cap_drop=spec.cap_drop,
@@ -341,6 +341,7 @@ def container_spec_message(spec: ContainerSpec) -> containers_pb2.ContainerSpec:
         restart=spec.restart,
         stop_signal=spec.stop_signal,
         platform=platform_message(spec.platform) if spec.platform else None,
+        **settings.spec_settings_message(spec),
     )
     if spec.source.kind is SourceKind.SCRATCH:
         message.scratch.SetInParent()
