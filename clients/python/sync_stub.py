@@ -12,7 +12,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "orlop"
 STUB = PACKAGE / "sync.pyi"
-CLASSES = {"_session": "Session", "_images": "Images", "_containers": "Containers", "_system": "System"}
+CLASSES = {
+    "_session": "Session",
+    "_images": "Images",
+    "_containers": "Containers",
+    "_shims": "Shims",
+    "_system": "System",
+}
 RENAMED = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
 HEAD = """\
 # Written by clients/python/sync_stub.py from the async API; a test sees to it that it is up to date.
@@ -29,6 +35,7 @@ TAIL = """
 class SyncClient:
     images: Images
     containers: Containers
+    shims: Shims
     system: System
 
     @property

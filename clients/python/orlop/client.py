@@ -9,16 +9,18 @@ from orlop._address import default_address, default_namespace
 from orlop._connection import CALL_SECONDS, Connection
 from orlop._containers import Containers
 from orlop._images import Images
+from orlop._shims import Shims
 from orlop._system import System
 
 
 class Client:
-    """A connection to a daemon: ``images``, ``containers`` and ``system``. Use it as a context manager."""
+    """A connection to a daemon: ``images``, ``containers``, ``shims`` and ``system``. A context manager."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.images = Images(connection)
         self.containers = Containers(connection)
+        self.shims = Shims(connection)
         self.system = System(connection)
 
     @property

@@ -165,6 +165,7 @@ def _is_api(value: Any) -> bool:
     """Whether a value is part of the API, and not a plain value."""
     from orlop._containers import Containers
     from orlop._images import Images
+    from orlop._shims import Shims
     from orlop._system import System
 
-    return isinstance(value, (Containers, Images, System, Session))
+    return isinstance(value, (Containers, Images, Shims, System, Session))

@@ -16,6 +16,7 @@ from orlopd.plugin.runtime import (
     Task,
     TaskEvent,
 )
+from orlopd.plugin.shim_info import ShimInfo, ShimTask
 from orlopd.plugin.values import TypedBytes
 
 
@@ -58,6 +59,10 @@ class KeptTask:
             with anyio.CancelScope(shield=True):
                 await self._deleted(self)
         return end
+
+    async def shim_info(self) -> ShimInfo | None:
+        """How its shim is; None where the runtime does not tell."""
+        return await self._task.shim_info() if isinstance(self._task, ShimTask) else None
 
     async def pids(self) -> Sequence[ProcessEntry]:
         return await self._task.pids()

@@ -30,6 +30,7 @@ SERVICES: tuple[str, ...] = (
     "engine.images:ImageService",
     "engine.containers:ContainerService",
     "engine.system:SystemService",
+    "engine.shims:ShimService",
 )
 """Where the services are: module below this package, and class."""
 

@@ -18,7 +18,7 @@ from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.containerd.task.v3 import shim_pb2 as task
 from orlop_protos.containerd.types import mount_pb2
 from orlopd.plugin import Context
-from orlopd.plugin.errors import FailedPrecondition, InvalidArgument
+from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, OrlopError
 from orlopd.plugin.runtime import Task, TaskSpec
 from orlopd.plugin.values import TypedBytes
 
@@ -29,6 +29,7 @@ from .folder import Folder, Record, check_id, new_address
 from .launch import Launcher
 from .shim.runc import missing
 from .shim.serve import Order
+from .shimlog import pointing
 from .shims import ShimProcess
 from .stdio import encode
 from .task import ShimTask
@@ -78,12 +79,17 @@ class OciRuntime:
             record = await anyio.to_thread.run_sync(self._fill, folder, record, spec, options)
             made = await self._launch(folder, record)
             await made.make(self._request(folder, spec, options))
-        except BaseException:
+        except BaseException as error:
             with anyio.CancelScope(shield=True):
+                kept: Path | None = None
                 if made is not None:
+                    if isinstance(error, OrlopError):
+                        kept = await made.keep_log(error)
                     await made.abandon()
                 else:
                     await anyio.to_thread.run_sync(_remove, folder, record)
+            if kept is not None and isinstance(error, OrlopError):
+                raise pointing(error, kept) from error
             raise
         self._keep(made)
         return made

@@ -30,13 +30,15 @@ from orlopd.plugin.runtime import (
     TaskEvent,
     TaskState,
 )
+from orlopd.plugin.shim_info import ShimInfo
 from orlopd.plugin.values import TypedBytes, now
 
-from . import journal
+from . import journal, shim_process
 from .cleanup import Lost, bury, clean_up, story
 from .client import ShimClient, attached
 from .convert import STATES, event_of
 from .folder import Folder, Record, check_id
+from .shimlog import NAME, explained, keep, pointing
 from .shims import ShimProcess
 from .stdio import encode
 from .wire import REASON_HEADER, from_timestamp, header, to_timestamp
@@ -44,6 +46,7 @@ from .wire import REASON_HEADER, from_timestamp, header, to_timestamp
 log = logging.getLogger(__name__)
 
 _SHORT = 10.0
+_ANSWER = 3.0
 _DYING = 0.5
 _END_PATIENCE = 3.0
 _RETRY = 0.05
@@ -83,7 +86,13 @@ class ShimTask:
         await self._call("Create", request)
 
     async def start(self, exec_id: str = "") -> int:
-        reply, _ = await self._call("Start", task.StartRequest(id=self.id, exec_id=exec_id))
+        try:
+            reply, _ = await self._call("Start", task.StartRequest(id=self.id, exec_id=exec_id))
+        except OrlopError as error:
+            if exec_id:
+                raise
+            # Whoever cannot start a container removes it, and the shim's folder with it.
+            raise pointing(error, await self.keep_log(error)) from error
         return reply.pid
 
     async def exec(self, spec: ExecSpec) -> None:
@@ -260,6 +269,44 @@ class ShimTask:
             self._shim.close()
             self._shim = None
 
+    async def shim_info(self) -> ShimInfo:
+        """See :meth:`orlopd.plugin.shim_info.ShimTask.shim_info`."""
+        lost, shim = await self._check(), self._shim
+        pid = shim.pid if shim is not None and lost is None else 0
+        version, task_pid, problem = "", 0, "the shim is gone" if lost is not None else ""
+        if lost is None:
+            try:
+                reply, _ = await self._call("Connect", task.ConnectRequest(id=self.id), _ANSWER)
+                version, task_pid = reply.version, reply.task_pid
+            except OrlopError as error:
+                problem = error.message
+
+        def look() -> ShimInfo:
+            return ShimInfo(
+                binary=shim_process.program(pid) if pid else "",
+                runtime_binary=self._record.binary,
+                pid=pid,
+                task_pid=task_pid,
+                address=self._record.address,
+                version=version,
+                memory=shim_process.memory(pid) if pid else 0,
+                started_at=shim_process.started(pid) if pid else None,
+                bundle=str(self._folder.path),
+                log=str(self._log),
+                problem=problem,
+            )
+
+        return await anyio.to_thread.run_sync(look)
+
+    async def keep_log(self, error: BaseException) -> Path:
+        """Keep the shim's log for when the task is gone; where."""
+        state = self._folder.path.parents[2]
+        return await keep(self._folder.path, state, f"{self.namespace}.{self.id}", error)
+
+    @property
+    def _log(self) -> Path:
+        return self._folder.path / NAME
+
     @property
     def _journal(self) -> Path:
         return self._folder.path / journal.FILE
@@ -324,14 +371,15 @@ class ShimTask:
             raise self._lost_error()
         if self.deleted.is_set():
             raise NotFound(f"task {self.id} not found: not found", resource=f"task {self.id}")
-        try:
-            limit = self._deadline if deadline == -1 else deadline
-            return await self._client.call(getattr(self._client.task, name), request, limit)
-        except Unavailable:
-            await self._see_whether_it_died()
-            if await self._check() is not None:
-                raise self._lost_error() from None
-            raise
+        with explained(self._log):
+            try:
+                limit = self._deadline if deadline == -1 else deadline
+                return await self._client.call(getattr(self._client.task, name), request, limit)
+            except Unavailable:
+                await self._see_whether_it_died()
+                if await self._check() is not None:
+                    raise self._lost_error() from None
+                raise
 
     async def _see_whether_it_died(self) -> None:
         if self._shim is None or self._ending:

@@ -21,7 +21,9 @@ _NAMESPACE = "containerd-namespace-ttrpc"
 
 
 class Calls(Protocol):
-    """A connection to a shim."""
+    """A connection to a shim. ``protocol`` is ``ttrpc`` or ``grpc``."""
+
+    protocol: str
 
     async def call(self, method: str, request: Any, deadline: float | None) -> Any:
         """The reply. :raises OrlopError: the shim's, or Unavailable where it cannot be reached"""
@@ -43,6 +45,8 @@ async def connect(endpoint: Endpoint, namespace: str, deadline: float) -> Calls:
 
 
 class _Ttrpc:
+    protocol = "ttrpc"
+
     def __init__(self, client: TtrpcClient, service: str, namespace: str) -> None:
         self._client = client
         self._service = service
@@ -58,6 +62,8 @@ class _Ttrpc:
 
 
 class _Grpc:
+    protocol = "grpc"
+
     def __init__(self, client: ShimClient) -> None:
         self._client = client
 

@@ -26,6 +26,7 @@ from orlopd.plugin.values import TypedBytes
 from ..oci import journal, specs
 from ..oci.cleanup import remove_empty_groups
 from ..oci.folder import Folder, check_id
+from ..oci.shimlog import keep, pointing
 from ..ttrpc import Handler, TtrpcServer
 from .calls import Calls, connect
 from .config import ShimConfig
@@ -94,12 +95,19 @@ class ShimRuntime:
             calls = await connect(endpoint, spec.namespace, _CONNECT)
             made = self._tasks[key] = ForeignTask(program, folder, calls, endpoint.address, said)
             await made.make(spec)
-        except BaseException:
+        except BaseException as error:
             self._tasks.pop(key, None)
+            kept: Path | None = None
+            if isinstance(error, OrlopError):
+                with anyio.CancelScope(shield=True):
+                    said.close()
+                    kept = await keep(folder.path, self._state, f"{spec.namespace}.{spec.id}", error)
             with anyio.CancelScope(shield=True):
                 if made is None:
                     made = ForeignTask(program, folder, None, "", said)
                 await made.abandon()
+            if kept is not None and isinstance(error, OrlopError):
+                raise pointing(error, kept) from error
             raise
         self._group.start_soon(self._follow, made)
         return made

@@ -29,10 +29,13 @@ from orlopd.plugin.runtime import (
     TaskSpec,
     TaskState,
 )
+from orlopd.plugin.shim_info import ShimInfo
 from orlopd.plugin.values import TypedBytes, now
 
+from ..oci import shim_process
 from ..oci.convert import STATES
 from ..oci.folder import Folder, check_id
+from ..oci.shimlog import NAME, explained
 from ..oci.wire import from_timestamp
 from .calls import Calls
 from .history import History, dead, remove
@@ -43,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _LONG = 150.0
 _SHORT = 10.0
+_ANSWER = 3.0
 _SHUTDOWN = 3.0
 _LAST_EVENT = 1.0
 _KILLED = 137
@@ -299,15 +303,43 @@ class ForeignTask:
             raise NotFound(f"task {self.id} not found: not found", resource=f"task {self.id}")
         if self._lost is not None or self._calls is None:
             raise self._lost_error()
+        with explained(self._folder.path / NAME):
+            try:
+                return await self._calls.call(method, request, deadline)
+            except Unavailable:
+                with anyio.move_on_after(0.5):
+                    await self._calls.closed()
+                    await self.bury()
+                if self._lost is not None:
+                    raise self._lost_error() from None
+                raise
+
+    async def shim_info(self) -> ShimInfo:
+        """See :meth:`orlopd.plugin.shim_info.ShimTask.shim_info`."""
+        pid, task_pid, said, problem = 0, 0, "", ""
         try:
-            return await self._calls.call(method, request, deadline)
-        except Unavailable:
-            with anyio.move_on_after(0.5):
-                await self._calls.closed()
-                await self.bury()
-            if self._lost is not None:
-                raise self._lost_error() from None
-            raise
+            reply = await self._call("Connect", task.ConnectRequest(id=self.id), _ANSWER)
+            pid, task_pid, said = reply.shim_pid, reply.task_pid, reply.version
+        except OrlopError as error:
+            problem = error.message
+        calls = self._calls
+
+        def look() -> ShimInfo:
+            return ShimInfo(
+                binary=self._program.binary,
+                pid=pid,
+                task_pid=task_pid,
+                address=self._address,
+                protocol=calls.protocol if calls is not None else "",
+                version=said,
+                memory=shim_process.memory(pid) if pid else 0,
+                started_at=shim_process.started(pid) if pid else None,
+                bundle=str(self._folder.path),
+                log=str(self._folder.path / NAME),
+                problem=problem,
+            )
+
+        return await anyio.to_thread.run_sync(look)
 
     def _only_main(self, exec_id: str) -> None:
         if exec_id:
@@ -318,7 +350,8 @@ class ForeignTask:
             f"task {self.id} is stopped: its shim was lost",
             reason="SHIM_LOST",
             resource=f"task {self.id}",
-            hint=f"delete the task and start it anew; its shim was {self._program.binary}",
+            hint=f"delete the task and start it anew; its shim was {self._program.binary}, "
+            f"the shim's log is {self._folder.path / NAME}",
         )
 
 

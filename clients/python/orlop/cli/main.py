@@ -51,6 +51,7 @@ COMMANDS = {
     "status": "system:status",
     "info": "system:info",
     "version": "system:version",
+    "shim": "main:shim",
     "system": "main:system",
 }
 IMAGE_COMMANDS = {
@@ -74,6 +75,11 @@ SYSTEM_COMMANDS = {
 }
 
 
+SHIM_COMMANDS = {
+    "ls": "shims:ls",
+    "inspect": "shims:inspect",
+    "logs": "shims:logs",
+}
 PLUGIN_COMMANDS = {
     "new": "plugin:new",
 }
@@ -122,6 +128,11 @@ def image() -> None:
 @click.group("plugin", cls=LazyGroup, homes=PLUGIN_COMMANDS)
 def plugin() -> None:
     """Write a plugin."""
+
+
+@click.group("shim", cls=LazyGroup, homes=SHIM_COMMANDS)
+def shim() -> None:
+    """Look at the processes that look after containers."""
 
 
 @click.group("system", cls=LazyGroup, homes=SYSTEM_COMMANDS)

@@ -16,6 +16,7 @@ from .lifecycle import Lifecycle
 from .processes import Processes
 from .restart import Restarts
 from .run import Runner
+from .shims import Shims
 from .supervisor import Supervisor
 
 
@@ -31,6 +32,7 @@ class Engine:
         self.runner = Runner(context, self.finder, self.creator, self.processes, self.lifecycle)
         self.copier = Copier(context, self.finder)
         self.inventory = Inventory(context, context.content, self.finder, self.lifecycle)
+        self.shims = Shims(context, self.finder)
         restarts = Restarts(context, self.finder, self.processes)
         health = HealthMonitor(context, self.finder, self.processes)
         self._supervisor = Supervisor(context, self.lifecycle, self.processes, restarts, health)
