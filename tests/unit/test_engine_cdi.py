@@ -19,7 +19,8 @@ GPU = {
     "cdiVersion": "0.6.0",
     "kind": "vendor.com/gpu",
     "containerEdits": {"env": ["DRIVER=1"], "mounts": [
-        {"hostPath": "/usr/lib", "containerPath": "/usr/lib/vendor", "options": ["ro", "nosuid", "nodev", "bind"]}
+        {"hostPath": "/usr/lib", "containerPath": "/usr/lib/vendor",
+         "options": ["ro", "nosuid", "nodev", "bind"]}
     ]},
     "devices": [
         {"name": "zero", "containerEdits": {
@@ -29,7 +30,9 @@ GPU = {
         {"name": "1", "containerEdits": {
             "env": ["GPU=one"],
             "deviceNodes": [{"path": "/dev/gpu1", "type": "c", "major": 1, "minor": 5, "fileMode": 384}],
-            "hooks": [{"hookName": "createContainer", "path": "/bin/hook", "args": ["hook", "x"], "timeout": 5}],
+            "hooks": [
+                {"hookName": "createContainer", "path": "/bin/hook", "args": ["hook", "x"], "timeout": 5}
+            ],
         }},
     ],
 }  # fmt: skip

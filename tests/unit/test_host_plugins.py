@@ -14,6 +14,7 @@ import pytest
 
 from orlopd.config import Config, ConfigError, Loaded, load
 from orlopd.core.parts import Parts, PartStatus
+from orlopd.core.spec_changes import SpecChange
 from orlopd.host import Host, HostError, Plugin
 from orlopd.plugin import (
     CONTENT,
@@ -477,7 +478,8 @@ async def test_participants_run_in_turn_sync_or_async_with_the_arguments_they_na
     ]
     async with opened(STORE, *plugins) as (_, parts):
         spec: dict[str, Any] = {}
-        await parts.hooks.adjust_spec("ns", Container("c", "runc"), spec)
+        changed = await parts.hooks.adjust_spec("ns", Container("c", "runc"), spec)
+        assert changed == [SpecChange("two", "/by", "add"), SpecChange("one", "/by/1", "add")]
         assert spec["by"] == ["slow in ns", "quick"]
         assert await parts.hooks.info() == {"one": "1", "two": "2"}
 
@@ -506,15 +508,19 @@ async def test_a_participant_that_only_watches_cannot_break_anything(
     def good(event: Event) -> None:
         seen.append(event.topic)
 
+    def warn() -> Iterable[str]:
+        return ["the moon is full"]
+
     def no_info() -> Iterable[str]:
         raise ValueError("no info")
 
     plugins = [
-        plugin(name="good", orlop_event=good),
-        plugin(name="broken", orlop_event=broken, orlop_info=no_info),
+        plugin(name="good", orlop_event=good, orlop_warnings=warn),
+        plugin(name="broken", orlop_event=broken, orlop_info=no_info, orlop_warnings=no_info),
     ]
     async with opened(STORE, *plugins) as (_, parts):
         await parts.hooks.event(Event(now(), "ns", "/tasks/exit", "containerd.events.TaskExit"))
         assert seen == ["/tasks/exit"]
         assert await parts.hooks.info() == {}
+        assert await parts.hooks.warnings() == ["the moon is full"]
     assert "plugin broken: orlop_event failed on /tasks/exit" in caplog.text

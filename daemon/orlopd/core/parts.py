@@ -153,6 +153,10 @@ class Hooks(Protocol):
         """Fields that plugins add to ``info``. A plugin that breaks is logged and left out."""
         ...
 
+    async def warnings(self) -> Sequence[str]:
+        """What plugins have to say about this machine. A plugin that breaks is logged and left out."""
+        ...
+
 
 class ImageChecks:
     """What an image must pass before it comes in: the verifiers, then the participants."""
@@ -189,6 +193,9 @@ class NoHooks:
 
     async def info(self) -> Mapping[str, str]:
         return {}
+
+    async def warnings(self) -> Sequence[str]:
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class PluginHooks:
         self._check_image = _implementations(manager, "orlop_check_image")
         self._event = _implementations(manager, "orlop_event")
         self._info = _implementations(manager, "orlop_info")
+        self._warnings = _implementations(manager, "orlop_warnings")
 
     async def adjust_spec(
         self, namespace: str, container: Container, spec: dict[str, Any]
@@ -58,6 +59,15 @@ class PluginHooks:
             except Exception:
                 _log.exception("plugin %s: orlop_info failed", call.plugin_name)
         return fields
+
+    async def warnings(self) -> Sequence[str]:
+        found: list[str] = []
+        for call in self._warnings:
+            try:
+                found += map(str, await _call(call, {}) or ())
+            except Exception:
+                _log.exception("plugin %s: orlop_warnings failed", call.plugin_name)
+        return found
 
 
 def _implementations(manager: pluggy.PluginManager, hook: str) -> list[pluggy.HookImpl]:

@@ -98,3 +98,8 @@ def orlop_event(event: Event) -> Awaitable[None] | None:
 @hookspec
 def orlop_info() -> Mapping[str, str]:  # pyright: ignore[reportReturnType]
     """Add fields to ``orlop info``."""
+
+
+@hookspec
+def orlop_warnings() -> Iterable[str]:  # pyright: ignore[reportReturnType]
+    """Say what a person should know about this machine, for ``orlop info``; a sentence each."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
+
+import anyio.to_thread
 
 from orlopd.plugin import Provider, Runtime, hookimpl
 
+from .advisories import of_installed
 from .config import OciConfig
 from .probe import probe
 from .runtime import OciRuntime
+
+
+@hookimpl
+async def orlop_warnings() -> Sequence[str]:
+    """Runtimes with published weaknesses."""
+    return await anyio.to_thread.run_sync(of_installed)
 
 
 @hookimpl

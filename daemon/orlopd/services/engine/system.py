@@ -67,7 +67,7 @@ class SystemService(_Base):
             kernel=os.uname().release,
             architecture=self._core.architecture,
             extra=dict(await self._core.parts.hooks.info()),
-            warnings=_warnings(self._core.plugins),
+            warnings=[*_warnings(self._core.plugins), *await self._core.parts.hooks.warnings()],
         )
 
     async def Version(self, request: Any, context: Any) -> system_pb2.VersionResponse:
