@@ -117,7 +117,7 @@ def test_cve_2024_1753_2024_11218_2025_9566_mounts_stay_inside_the_root(
         for target in ("/data", "/up"):
             said = daemon.must(
                 daemon.orlop("run", "--rm", "-v", f"{source}:{target}", "links", "sh", "-c",
-                             f"cat {target}/*; echo w > {target}/made")
+                             f"cat {target}/mine; echo w > {target}/made")
             )  # fmt: skip
             assert said == "from the request\n"
         said = daemon.must(
@@ -226,5 +226,5 @@ def test_cve_2019_5736_2024_21626_no_descriptor_leaks_into_a_container(
 def test_cve_2025_31133_52565_52881_a_vulnerable_runc_is_told(daemon: Daemon) -> None:
     from orlop_plugins.oci.advisories import of_installed
 
-    info = json.loads(daemon.must(daemon.orlop("info", "-o", "json")))
+    info = json.loads(daemon.must(daemon.orlop("info", "--output", "json")))
     assert [each for each in info["warnings"] if "CVE-" in each] == of_installed()

@@ -268,7 +268,7 @@ def test_groups_are_added_by_name_or_number(tmp_path: Path) -> None:
     (tmp_path / "etc/group").write_text("audio:x:29:\n")
     with Rootfs.open(tmp_path) as rootfs:
         options = BuildOptions("ns", "box", args=("true",), group_add=("audio", "77", "29"))
-        assert build_spec(options, rootfs)["process"]["user"]["additionalGids"] == [0, 29, 77]
+        assert build_spec(options, rootfs)["process"]["user"].get("additionalGids") == [0, 29, 77]
 
 
 def test_shared_memory_annotations_and_badness() -> None:

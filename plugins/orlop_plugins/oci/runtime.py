@@ -80,8 +80,8 @@ class OciRuntime:
             made = await self._launch(folder, record)
             await made.make(self._request(folder, spec, options))
         except BaseException as error:
+            kept: Path | None = None
             with anyio.CancelScope(shield=True):
-                kept: Path | None = None
                 if made is not None:
                     if isinstance(error, OrlopError):
                         kept = await made.keep_log(error)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 NAME = "shim.log"
 FAILED = "failed"
 _KEPT = 32
+_WHERE = "the shim's log is "
 _MOST = 1 << 20
 # Answers about the request, not about the shim or the runtime.
 _PLAIN = (AlreadyExists, InvalidArgument, NotFound)
@@ -30,14 +31,14 @@ def pointing(error: OrlopError, path: Path) -> OrlopError:
     """The error with a hint that says where the log is; as it is where it is about the request alone."""
     if isinstance(error, _PLAIN) and error.reason != "RUNTIME_NOT_FOUND":
         return error
-    if str(path) in error.hint:
-        return error
-    where = f"the shim's log is {path}"
+    # A place told before may be about to go.
+    advice = error.hint.partition(_WHERE)[0].removesuffix("; ")
+    where = f"{_WHERE}{path}"
     return type(error)(
         error.message,
         reason=error.reason,
         resource=error.resource,
-        hint=f"{error.hint}; {where}" if error.hint else where,
+        hint=f"{advice}; {where}" if advice else where,
     )
 
 
@@ -47,6 +48,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OrlopError as error:
+        if error.hint.endswith(str(path)):
+            raise
         told = pointing(error, path)
         if told is error:
             raise

@@ -229,7 +229,9 @@ def _defaults(options: BuildOptions) -> list[MountEntry]:
     writable = options.security.privileged
     for entry in default_mounts(shm_bytes=options.shm_bytes):
         place, flags = entry["destination"], entry["options"]
-        if options.namespaces.ipc is Namespace.HOST and place in ("/dev/shm", "/dev/mqueue"):
+        if options.namespaces.ipc is Namespace.HOST and options.maps and place == "/dev/mqueue":
+            continue  # only who owns the namespace that it shows may mount it
+        if options.namespaces.ipc is Namespace.HOST and place == "/dev/shm":
             entry = MountEntry(
                 destination=place, type="bind", source=place, options=["rbind", "nosuid", "nodev"]
             )
