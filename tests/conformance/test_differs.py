@@ -81,9 +81,15 @@ class ThroughImages:
         return applied
 
     async def diff(
-        self, lower: Sequence[Mount], upper: Sequence[Mount], media_type: str, sink: Ingest
+        self,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str,
+        sink: Ingest,
+        *,
+        newest: int | None = None,
     ) -> str:
-        return await self._walking.diff(lower, upper, media_type, sink)
+        return await self._walking.diff(lower, upper, media_type, sink, newest=newest)
 
     async def unpack_tar(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
         return await self._walking.unpack_tar(blob, mounts)

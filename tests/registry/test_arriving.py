@@ -27,6 +27,11 @@ def image() -> SmallImage:
     return make_image([tar_of([File("first", noise.randbytes(SIZE)), File("second", noise.randbytes(SIZE))])])
 
 
+def layers(root: Path) -> list[Path]:
+    """The layers that there are files of."""
+    return list(root.glob("vfs/*/*/fs"))
+
+
 def halfway(registry: FaultyRegistry, root: Path, found: list[Path], rest: bytes | None = None) -> None:
     """Send the last quarter of the layer, or something else, only once the first file is unpacked."""
     data = registry.served.blobs[registry.served.layers[0]]
@@ -63,5 +68,5 @@ async def test_a_layer_that_ends_otherwise_leaves_nothing(tmp_path: Path, image:
                 await rig.pull(registry.reference)
             assert len(found) == 1
             assert await rig.left_but_ingests() == NOTHING
-            assert list(tmp_path.glob("vfs/*/*/fs")) == []
+            assert layers(tmp_path) == []
             await rig.pull(registry.reference)
