@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from tests.support.ctr import ctr
+
 ROUNDS = 9
 
 
@@ -39,3 +41,11 @@ def compare(
     for label, side in zip(("orlop", "peer"), figures, strict=True):
         print(f"    {label}: {' '.join(f'{figure:.3f}' for figure in side)}", flush=True)
     return mine / theirs
+
+
+def must_ctr(address: str, *words: str) -> str:
+    """What a ``ctr`` that succeeded wrote."""
+    said = ctr(address, *words)
+    if said.code:
+        raise RuntimeError(f"ctr {' '.join(words)} at {address}: {said.err}")
+    return said.out

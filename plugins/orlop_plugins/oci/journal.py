@@ -2,6 +2,7 @@
 
 The file is a row of records: length (4 bytes, big-endian) and a serialized ``EventsResponse``. A record is
 written with one write(2), so that a killed shim leaves whole records; a torn tail (power failure) is ignored.
+It is not synced: no task outlives the kernel that keeps the file's pages.
 """
 
 from __future__ import annotations
@@ -106,10 +107,6 @@ class Journal:
         self._records.append(record)
         for follower in self._followers:
             follower.set()
-
-    async def sync(self) -> None:
-        """Return when what was added is on disk."""
-        await asyncio.get_running_loop().run_in_executor(None, os.fdatasync, self._fd)
 
     def forget(self, until: int) -> None:
         """Drop what was handled; of the file only what tells the main process's life stays."""

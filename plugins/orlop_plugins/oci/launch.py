@@ -144,7 +144,7 @@ class Launcher:
 def environment() -> dict[str, str]:
     """What a shim, and the runtime that it starts, see of the daemon's environment."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return kept | {"GRPC_ENABLE_FORK_SUPPORT": "0", "MALLOC_ARENA_MAX": "2"}
+    return kept | {"GRPC_ENABLE_FORK_SUPPORT": "0", "MALLOC_ARENA_MAX": "1"}
 
 
 def _start_interpreter(order: Order, ready: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,6 +70,7 @@ class ShimTask:
         self._ending = False
         self._lost: Lost | None = None
         self._over = anyio.Event()
+        self._attached = 0
         self._tail: list[journal.Record] = []
         self._deleting = anyio.Lock()
         self._burying = anyio.Lock()
@@ -204,8 +207,12 @@ class ShimTask:
     ) -> AsyncIterator[Attachment]:
         if await self._check() is not None:
             raise self._lost_error()
-        async with attached(self._client, self.id, exec_id, stdin=stdin, scrollback=scrollback) as attachment:
-            yield attachment
+        self._attached += 1
+        try:
+            async with attached(self._client, self.id, exec_id, stdin=stdin, scrollback=scrollback) as found:
+                yield found
+        finally:
+            self._attached -= 1
 
     async def events(self, after: int = 0) -> AsyncIterator[TaskEvent]:
         while not (self._dead or self._over.is_set()):
@@ -336,15 +343,23 @@ class ShimTask:
         return lost.end
 
     async def _end_shim(self) -> None:
+        """End a shim that has nothing any more but its journal, which is written.
+
+        Attached clients get what is on its way to them; without any there is nothing to ask the shim for.
+        """
         self._ending = True
         shim = self._shim
         assert shim is not None
-        try:
-            await self._client.call(self._client.task.Shutdown, task.ShutdownRequest(id=self.id), _SHORT)
-        except OrlopError as error:
-            log.warning("the shim of task %s does not shut down: %s", self.id, error)
-            shim.kill()
-        await shim.end(_END_PATIENCE)
+        if self._attached:
+            try:
+                await self._client.call(self._client.task.Shutdown, task.ShutdownRequest(id=self.id), _SHORT)
+                await shim.end(_END_PATIENCE)
+            except OrlopError as error:
+                log.warning("the shim of task %s does not shut down: %s", self.id, error)
+        shim.kill()
+        await shim.gone()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._record.address)  # noqa: PTH108
 
     async def _forget(self) -> None:
         self._tail = await anyio.to_thread.run_sync(journal.read, self._journal)

@@ -115,13 +115,16 @@ def _membership(path: Path) -> dict[str, str]:
 
 def _mounts(path: Path) -> dict[str, tuple[str, str]]:
     mounts: dict[str, tuple[str, str]] = {}
-    for line in path.read_text(errors="surrogateescape").splitlines():
-        left, _, right = line.partition(" - ")
-        fields, (kind, _, options) = left.split(" "), right.split(" ", 2)
-        where = (unescape(fields[3]), unescape(fields[4]))
-        if kind == "cgroup2":
-            mounts.setdefault("", where)
-        elif kind == "cgroup":
-            for option in options.split(","):
-                mounts.setdefault(option, where)
+    with path.open(errors="surrogateescape") as lines:  # one at a time: a host of many containers has many
+        for line in lines:
+            if " - cgroup" not in line:
+                continue
+            left, _, right = line.rstrip("\n").partition(" - ")
+            fields, (kind, _, options) = left.split(" "), right.split(" ", 2)
+            where = (unescape(fields[3]), unescape(fields[4]))
+            if kind == "cgroup2":
+                mounts.setdefault("", where)
+            elif kind == "cgroup":
+                for option in options.split(","):
+                    mounts.setdefault(option, where)
     return mounts

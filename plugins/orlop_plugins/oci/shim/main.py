@@ -76,8 +76,9 @@ def main(
 
 def _serve(order_fd: int, ready: int) -> None:
     """Become the shim that the order asks for. Does not return."""
-    from .serve import Order, serve
+    from .serve import Order, prepare, serve
 
+    prepare()
     with os.fdopen(order_fd, "rb") as file:
         order = Order.unpack(file.read())
     if os.fork():  # the shim belongs to init

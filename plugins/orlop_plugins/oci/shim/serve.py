@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 LOG = "shim.log"
 _PR_SET_CHILD_SUBREAPER = 36
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+_libc = ctypes.CDLL(None, use_errno=True)
 _GRACE = 0.5
 _LAST_EVENTS = 5.0
 _IDLE = 60.0
@@ -100,35 +102,43 @@ def serve(order: Order, ready: int) -> None:
         os._exit(code)  # nothing of the parent's may run at exit
 
 
-def settle(order: Order, ready: int) -> None:
-    """Leave everything behind that ties this process to who started it, except ``ready``."""
-    with contextlib.suppress(PermissionError):  # leader of a session already
-        os.setsid()
+def prepare() -> None:
+    """Do what any shim needs and what a fork inherits, so that it is done once for all of them."""
     os.chdir("/")
     os.umask(0o022)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    null = os.open("/dev/null", os.O_RDONLY)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    out = os.open(Path(order.bundle) / LOG, flags, 0o600)
-    os.dup2(null, 0)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
-        if fd > 2 and fd != ready:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-    os.set_inheritable(ready, False)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False, buffering=1)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
+
+
+def settle(order: Order, ready: int) -> None:
+    """Leave everything behind that ties this process to who started it, except ``ready``.
+
+    The process has called :func:`prepare`, or its parent has.
+    """
+    with contextlib.suppress(PermissionError):  # leader of a session already
+        os.setsid()
+    null = os.open("/dev/null", os.O_RDONLY)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    out = os.open(f"{order.bundle}/{LOG}", flags, 0o600)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.closerange(3, ready)
+    os.closerange(ready + 1, _most_descriptors())
+    os.set_inheritable(ready, False)
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+
+
+def _most_descriptors() -> int:
+    return max(map(int, os.listdir("/proc/self/fd"))) + 1  # noqa: PTH208
 
 
 def tell(ready: int, **fields: Any) -> None:

@@ -17,9 +17,12 @@ _MAX_ORDER = 64 << 10
 
 def run(control: socket.socket) -> None:
     """Fork shims until the other side of ``control`` is closed."""
-    from .serve import Order, serve
+    from . import pages
+    from .serve import Order, prepare, serve
 
+    prepare()
     gc.collect()
+    pages.fill_holes()
     gc.freeze()  # what is there now is shared with every shim: the collector must not touch it
     while True:
         data, fds, _, _ = socket.recv_fds(control, _MAX_ORDER, 4)
