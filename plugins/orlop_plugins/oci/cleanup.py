@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import select
@@ -22,6 +23,7 @@ from orlopd.plugin.runtime import Exit
 
 from . import journal
 from .folder import Folder, Record
+from .shim import cgroups
 from .wire import from_timestamp, to_timestamp
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ def clean_up(folder: Folder, record: Record) -> None:
     finally:
         for fd in pidfds:
             os.close(fd)
+    _remove_groups(folder)
     rootfs = folder.path / "rootfs"
     if rootfs.is_dir():
         try:
@@ -169,8 +172,35 @@ def _runtime_delete(binary: str, record: Record) -> None:
     log.warning("cannot delete what is left of task %s: %s", record.id, said[-500:])
 
 
+def _remove_groups(folder: Folder) -> None:
+    """Remove the control groups of a container that its runtime does not know: one that was killed while it
+    made the container, before it wrote down that there is one."""
+    try:
+        inside = (json.loads((folder.path / "config.json").read_bytes()).get("linux") or {}).get("cgroupsPath")
+    except (OSError, ValueError, AttributeError):
+        return
+    if not isinstance(inside, str):
+        return
+    for group in cgroups.groups_at(inside):
+        pidfds = [fd for fd in map(_pidfd, cgroups.members(group)) if fd >= 0]
+        try:
+            for fd in pidfds:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+            _wait_for_end(pidfds)
+        finally:
+            for fd in pidfds:
+                os.close(fd)
+        for path, _, _ in os.walk(group, topdown=False):
+            try:
+                os.rmdir(path)  # noqa: PTH106
+            except OSError as error:
+                log.warning("cannot remove control group %s: %s", path, error)
+
+
 def _kill_commands(folder: Path) -> None:
     """Kill commands of the runtime that were under way: their arguments name the task's folder."""
+    killed: list[int] = []
     wanted = os.fsencode(folder) + b"/"
     exact = os.fsencode(folder)
     for entry in Path("/proc").iterdir():
@@ -179,6 +209,11 @@ def _kill_commands(folder: Path) -> None:
         try:
             args = (entry / "cmdline").read_bytes().split(b"\0")
             if b"--root" in args and any(arg == exact or arg.startswith(wanted) for arg in args):
-                os.kill(int(entry.name), signal.SIGKILL)
+                fd = os.pidfd_open(int(entry.name))
+                killed.append(fd)
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
         except OSError:
             continue
+    _wait_for_end(killed)  # or they would go on making what is to be removed
+    for fd in killed:
+        os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -50,7 +51,6 @@ class OciRuntime:
         self._group = tasks
         self._launcher = Launcher(config.shim_deadline, fork_server=config.fork_server, label=str(state))
         self._tasks: set[ShimTask] = set()
-        self._namespaces: set[str] = set()
 
     @classmethod
     async def open(cls, binary: str, context: Context) -> OciRuntime:
@@ -120,7 +120,7 @@ class OciRuntime:
         for item in list(self._tasks):
             await item.aclose()
         await self._launcher.aclose()
-        await anyio.to_thread.run_sync(remove_empty_groups, self._namespaces)
+        await anyio.to_thread.run_sync(_remove_groups, self._state)
 
     async def _launch(self, folder: Folder, record: Record) -> ShimTask:
         order = Order(
@@ -162,7 +162,6 @@ class OciRuntime:
 
     def _keep(self, task: ShimTask) -> None:
         self._tasks.add(task)
-        self._namespaces.add(task.namespace)
         self._group.start_soon(self._follow, task)
 
     async def _follow(self, task: ShimTask) -> None:
@@ -232,6 +231,12 @@ def _find(binary: str) -> str:
     if path is None:
         raise missing(binary)
     return path
+
+
+def _remove_groups(state: Path) -> None:
+    """Of every namespace that ever had a task, an earlier daemon's too."""
+    with contextlib.suppress(FileNotFoundError):
+        remove_empty_groups(path.name for path in (state / "runc").iterdir())
 
 
 def _remove(folder: Folder, record: Record) -> None:

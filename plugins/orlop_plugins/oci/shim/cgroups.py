@@ -64,6 +64,27 @@ class Cgroup:
         return read_pairs(folder / name).get("oom_kill", 0)
 
 
+def groups_at(inside: str, proc: Path = Path("/proc")) -> list[Path]:
+    """The folders of a control group in every hierarchy, as far as they are there.
+
+    :param inside: an OCI spec's ``cgroupsPath`` that begins with "/"; nothing is found for any other
+    """
+    parts = Path(inside).parts
+    if len(parts) < 2 or parts[0] != "/" or ".." in parts:
+        return []
+    try:
+        mounts = _mounts(proc / "self" / "mountinfo")
+    except OSError:
+        return []
+    folders = {Path(point, *parts[1:]) for _, point in mounts.values()}
+    return sorted(folder for folder in folders if folder.is_dir())
+
+
+def members(folder: Path) -> list[int]:
+    """The processes in a group and in those below it; none when it is gone."""
+    return sorted(set(_pids(folder)))
+
+
 def read_pairs(path: Path) -> dict[str, int]:
     """A file of lines ``name number``; {} where it is not there."""
     pairs: dict[str, int] = {}
