@@ -18,7 +18,7 @@ settings.register_profile("house", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("house")
 
 
-_KITS = ("tests/conformance/", "tests/thirdparty/")
+_KITS = ("tests/conformance/", "tests/thirdparty/", "tests/integration/test_task_matrix.py")
 
 
 @pytest.hookimpl(wrapper=True)
