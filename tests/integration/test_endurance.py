@@ -1,0 +1,153 @@
+"""Much through a container's streams, and many execs in one container: nothing is lost, and nothing grows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from orlop.values import ContainerSpec
+from tests.support.daemon import Daemon, processes_naming
+
+MIB = 1 << 20
+FULL = bool(os.environ.get("ORLOP_PROVE"))
+SIZE = (2048 if FULL else 96) * MIB
+PIECE = 256 << 10
+EXECS = 10_000 if FULL else 200
+AT_ONCE = 4
+GROWTH = 24 * MIB
+"""How much memory may grow over the streams: buffers, and not what goes through them."""
+HASHES_AND_SENDS_BACK = "mkfifo /p; sha256sum </p >&2 & tee /p; wait"
+
+
+def shim_of(daemon: Daemon) -> int:
+    """The one shim there is."""
+    found = [pid for pid, said in processes_naming(str(daemon.state)).items() if said.startswith("orlop-shim")]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def memory(pid: int) -> int:
+    """What a process has of its own, in bytes."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def zombies(pid: int) -> list[int]:
+    """The children that nobody has asked for."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if ") Z " in Path(f"/proc/{child}/stat").read_text()]
+
+
+@pytest.mark.timeout(1800 if FULL else 120)
+async def test_what_goes_in_comes_back_and_is_what_the_container_saw(
+    fresh_daemon: Daemon, archive: str
+) -> None:
+    daemon = fresh_daemon
+    daemon.must(daemon.orlop("import", archive))
+    noise = random.SystemRandom().randbytes(64 * MIB)  # cut at another place each time
+    sent, came = hashlib.sha256(), hashlib.sha256()
+    counted = 0
+    async with daemon.connect() as client:
+        spec = ContainerSpec(image="probe", args=("sh", "-c", HASHES_AND_SENDS_BACK), stdin=True, auto_remove=True)
+        async with client.containers.run(spec) as session, anyio.create_task_group() as group:
+            await session.ready()
+            shim = shim_of(daemon)
+            before = {pid: memory(pid) for pid in (daemon.pid, shim)}
+            largest = dict(before)
+
+            async def feed() -> None:
+                left = SIZE
+                while left:
+                    start = random.randrange(len(noise) - PIECE)
+                    piece = noise[start : start + min(PIECE, left)]
+                    sent.update(piece)
+                    await session.write(piece)
+                    left -= len(piece)
+                await session.close_stdin()
+
+            async def watch() -> None:
+                while True:
+                    for pid in largest:
+                        largest[pid] = max(largest[pid], memory(pid))
+                    await anyio.sleep(0.1)
+
+            group.start_soon(feed)
+            group.start_soon(watch)
+            said = b""
+            async for output in session:
+                if output.stream.value == "stderr":
+                    said += output.data
+                else:
+                    came.update(output.data)
+                    counted += len(output.data)
+            group.cancel_scope.cancel()
+        assert counted == SIZE
+        assert (await session.wait()).code == 0
+    assert said.split()[0].decode() == sent.hexdigest(), "the container saw something else"
+    assert came.hexdigest() == sent.hexdigest(), "something else came back"
+    grown = {pid: largest[pid] - before[pid] for pid in largest}
+    assert max(grown.values()) < GROWTH, f"memory grew by {grown} (the shim is {shim})"
+
+
+@pytest.mark.timeout(3600 if FULL else 120)
+async def test_many_execs_leave_nothing(fresh_daemon: Daemon, archive: str) -> None:
+    daemon = fresh_daemon
+    daemon.must(daemon.orlop("import", archive))
+    async with daemon.connect() as client:
+        spec = ContainerSpec(image="probe", args=("sleep", "100000"))
+        async with client.containers.run(spec, detach=True) as session:
+            await session.ready()
+        (container,) = await client.containers.list()
+        shim = shim_of(daemon)
+
+        async def execs(count: int) -> None:
+            for number in range(count):
+                code = number % 120
+                async with client.containers.exec(container.id, ("sh", "-c", f"exit {code}")) as session:
+                    assert (await session.wait()).code == code
+
+        async def burst(count: int) -> None:
+            async with anyio.create_task_group() as group:
+                for _ in range(AT_ONCE):
+                    group.start_soon(execs, count // AT_ONCE)
+
+        def state() -> dict[str, Any]:
+            return {
+                "descriptors of the daemon": descriptors(daemon.pid),
+                "descriptors of the shim": descriptors(shim),
+                "zombies": zombies(shim),
+                "files": sorted(path.name for path in Path(_folder(daemon, container.id)).iterdir()),
+            }
+
+        await burst(40)
+        await anyio.sleep(0.5)
+        before, size = state(), {pid: memory(pid) for pid in (daemon.pid, shim)}
+        await burst(EXECS)
+        await anyio.sleep(0.5)
+        after = state()
+        after["files"] = [name for name in after["files"] if name in before["files"]]
+        for name in ("descriptors of the daemon", "descriptors of the shim"):
+            assert after.pop(name) <= before.pop(name) + AT_ONCE, name
+        assert after == before
+        grown = {pid: memory(pid) - size[pid] for pid in size}
+        # The daemon keeps a bounded history of events; a shim's is handed over.
+        assert grown[shim] < 2 * MIB, grown
+        assert grown[daemon.pid] < 16 * MIB, grown
+        await client.containers.remove(container.id, force=True)
+
+
+def _folder(daemon: Daemon, id: str) -> Path:
+    (found,) = daemon.state.glob(f"runtime/*/tasks/*/{id}")
+    return found
