@@ -6,7 +6,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,13 +238,16 @@ class Running:
                         break
                     await anyio.sleep(0.1)
             self._wrong += wrong
+            for name in {each.partition(":")[0] for each in wrong} & listed.keys():
+                said = b"".join([line.data async for line in client.containers.logs(name)])
+                self._wrong.append(f"{name} wrote {said[-500:]!r}")
             for name, known in list(self.known.items()):
                 if name in listed:
                     await self._go_on(client, known, listed[name])
                 else:
                     del self.known[name]
 
-    def _differences(self, listed: dict[str, Any]) -> AsyncIterator[str] | Any:
+    def _differences(self, listed: dict[str, Any]) -> Iterator[str]:
         for name in listed.keys() - self.known.keys():
             yield f"{name}: nobody made it"
         for name, known in self.known.items():

@@ -290,6 +290,22 @@ async def test_the_log_has_every_byte_in_cri_format(
     assert seen == {b"stdout": out, b"stderr": err}
 
 
+async def test_the_log_is_rotated_by_size_and_count(bench: Bench, tmp_path: Path) -> None:
+    bench.config = OciConfig(log_max_size=20_000, log_max_files=2)
+    log = tmp_path / "log"
+    async with bench.open() as runtime:
+        spec = bench.spec("a", "seq", "5000", stdio=Stdio(attach=True, log=str(log)))
+        out, _, _ = await run(runtime, spec)
+    files = [Path(f"{log}.2"), Path(f"{log}.1"), log]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    numbers = [int(line.split(b" ", 3)[3]) for path in files for line in path.read_bytes().splitlines()]
+    assert numbers == list(range(numbers[0], 5001)), "a line is lost or doubled at a rotation"
+    assert numbers[0] > 1
+    assert out.splitlines()[-1] == b"5000"
+    for path in files[:2]:
+        assert 20_000 <= path.stat().st_size < 20_100
+
+
 async def test_a_client_that_does_not_read_is_cut_off_and_the_container_goes_on(bench: Bench) -> None:
     bench.config = OciConfig(client_stall=0.5)
     async with bench.open() as runtime:

@@ -30,3 +30,9 @@ class OciConfig(Config):
         default=True,
         description="Fork shims from a process that has its imports done; else start interpreters.",
     )
+    log_max_size: int = Field(
+        default=64 << 20, ge=0, description="Bytes after which a container's log is rotated; 0 for never."
+    )
+    log_max_files: int = Field(
+        default=4, ge=0, description="Rotated files of a container's log that are kept beside it."
+    )

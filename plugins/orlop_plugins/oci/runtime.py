@@ -130,6 +130,8 @@ class OciRuntime:
             address=record.address,
             root=record.root,
             stall=self._config.client_stall,
+            log_size=self._config.log_max_size,
+            log_files=self._config.log_max_files,
         )
         await self._launcher.launch(order)
         shim = await anyio.to_thread.run_sync(ShimProcess.find, folder.path)

@@ -31,6 +31,7 @@ from orlopd.plugin.values import Mount
 from ..journal import Journal
 from ..wire import to_timestamp
 from .cgroups import Cgroup
+from .crilog import Rotation
 from .oom import OomWatch
 from .process import Exec, Process, program_of
 from .reaper import Ended, Reaper
@@ -59,11 +60,12 @@ class Container:
         reaper: Reaper,
         journal: Journal,
         stall: float,
+        rotation: Rotation,
     ) -> None:
         self.id = id
         self.folder = bundle
         self.reaper = reaper
-        self.owner = Owner(namespace, id, options.io_uid, options.io_gid)
+        self.owner = Owner(namespace, id, options.io_uid, options.io_gid, rotation)
         self.runc = Runc(
             reaper,
             options.binary_name or "runc",

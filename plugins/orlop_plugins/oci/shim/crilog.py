@@ -9,9 +9,11 @@ byte.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument
@@ -23,21 +25,36 @@ _PATIENCE = 0.1
 _NAMES = {1: b"stdout", 2: b"stderr"}
 
 
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """When a log is put aside: at ``size`` bytes (0 for never), and how many of those put aside are kept.
+
+    ``PATH.1`` is the newest of them.
+    """
+
+    size: int = 0
+    files: int = 0
+
+
+NEVER = Rotation()
+
+
 class CriLogSink:
     """Writes both streams to one file, which it owns."""
 
     full = False
 
-    def __init__(self, path: str, streams: int) -> None:
+    def __init__(self, path: str, streams: int, rotation: Rotation = NEVER) -> None:
         if not path.startswith("/"):
             raise InvalidArgument(f"the log's path {path!r} must be absolute")
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            # O_NOFOLLOW: a log that was replaced by a symlink leads nowhere (CVE-2026-53489).
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(path, flags, 0o640)
+            self._fd = _open(path)
         except OSError as error:
             raise FailedPrecondition(f"cannot open the log {path!r}: {error.strerror}") from error
+        self._path = path
+        self._rotation = rotation
+        self._size = os.fstat(self._fd).st_size
         self._streams = streams
         self._rest: dict[int, bytes] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -91,14 +108,41 @@ class CriLogSink:
         self._rest.clear()
 
     def _put(self, data: bytes) -> None:
-        if not data or self._fd < 0:
-            return
+        """Write whole lines."""
+        limit = self._rotation.size
         try:
-            view = memoryview(data)
-            while len(view):
-                view = view[os.write(self._fd, view) :]
+            while data and self._fd >= 0:
+                room = limit - self._size if limit else len(data)
+                # At a line's end at or behind the limit.
+                end = len(data) if len(data) < room or not limit else data.index(b"\n", max(room - 1, 0)) + 1
+                view = memoryview(data)[:end]
+                while len(view):
+                    view = view[os.write(self._fd, view) :]
+                self._size += end
+                data = data[end:]
+                if limit and self._size >= limit:
+                    self._rotate()
         except OSError as error:
             log.warning("the container's log loses output: %s", error)
+
+    def _rotate(self) -> None:
+        """Put the file aside. Whoever reads it goes on in it and finds the next one by its number."""
+        kept = self._rotation.files
+        for number in range(kept - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")  # noqa: PTH104
+        if kept:
+            os.rename(self._path, f"{self._path}.1")  # noqa: PTH104
+        else:
+            os.unlink(self._path)  # noqa: PTH108
+        fd = _open(self._path)
+        os.close(self._fd)
+        self._fd, self._size = fd, 0
+
+
+def _open(path: str) -> int:
+    # O_NOFOLLOW: a log that was replaced by a symlink leads nowhere (CVE-2026-53489).
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
 
 
 def _prefix(stamp: bytes, stream: int, tag: bytes) -> bytes:

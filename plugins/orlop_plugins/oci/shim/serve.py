@@ -27,6 +27,7 @@ from ...ttrpc import TtrpcServer
 from .. import journal
 from ..shims import identity
 from .answer import methods
+from .crilog import Rotation
 from .publish import publish
 from .reaper import Reaper
 from .service import Shim, ShimService, TaskService
@@ -57,6 +58,8 @@ class Order:
     :param address: the path of its socket
     :param root: the OCI runtime's state folder
     :param stall: seconds that an attached client may keep a container waiting
+    :param log_size: bytes after which a log that the shim writes is put aside; 0 for never
+    :param log_files: how many of those put aside are kept
     :param protocol: what the socket speaks, "grpc" or "ttrpc"
     :param publish: the ttrpc socket of a containerd that wants the events; "" where somebody reads them here
     """
@@ -67,6 +70,8 @@ class Order:
     address: str
     root: str
     stall: float = 10.0
+    log_size: int = 0
+    log_files: int = 0
     protocol: str = "grpc"
     publish: str = ""
 
@@ -160,7 +165,12 @@ async def _run(order: Order, ready: int) -> None:
     reaper.install()
     bundle = Path(order.bundle)
     shim = Shim(
-        order.namespace, Path(order.root), order.stall, reaper, journal.Journal(bundle / journal.FILE)
+        order.namespace,
+        Path(order.root),
+        order.stall,
+        reaper,
+        journal.Journal(bundle / journal.FILE),
+        Rotation(order.log_size, order.log_files),
     )
     async with _serving(shim, order):
         loop.call_later(_IDLE, shim.end_if_unused)

@@ -37,6 +37,7 @@ from ..stdio import decode
 from ..wire import REASON_HEADER, VERSION, pack_error, to_timestamp
 from .attach import attach
 from .container import Container
+from .crilog import NEVER, Rotation
 from .metrics import measure
 from .process import Process
 from .reaper import Reaper
@@ -88,10 +89,19 @@ async def abort(context: Context, error: OrlopError) -> None:
 class Shim:
     """The containers of this shim and how it ends. A shim has one container, or those of a sandbox."""
 
-    def __init__(self, namespace: str, root: Path, stall: float, reaper: Reaper, journal: Journal) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        root: Path,
+        stall: float,
+        reaper: Reaper,
+        journal: Journal,
+        rotation: Rotation = NEVER,
+    ) -> None:
         self.namespace = namespace
         self.root = root
         self.stall = stall
+        self.rotation = rotation
         self.reaper = reaper
         self.journal = journal
         self.containers: dict[str, Container] = {}
@@ -143,6 +153,7 @@ class TaskService(task_grpc.TaskServicer):
             shim.reaper,
             shim.journal,
             shim.stall,
+            shim.rotation,
         )
         mounts = [Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
         shim.making.add(request.id)

@@ -16,7 +16,7 @@ from orlopd.plugin.runtime import Stdio
 
 from . import sinks
 from .console import ConsoleSocket
-from .crilog import CriLogSink
+from .crilog import NEVER, CriLogSink, Rotation
 from .hub import Hub, Sink
 from .logdriver import LogDriver
 from .reaper import Reaper
@@ -29,12 +29,13 @@ _CONSOLE_DEADLINE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose streams they are: what a log driver is told, and who is to own the pipes."""
+    """Whose streams they are: what a log driver is told, who is to own the pipes, when a log is rotated."""
 
     namespace: str
     id: str
     uid: int = 0
     gid: int = 0
+    rotation: Rotation = NEVER
 
 
 class Streams:
@@ -173,7 +174,7 @@ class Streams:
         stdio, resume = self.stdio, self.hub.resume
         streams = (1,) if stdio.terminal else (1, 2)
         if stdio.log:
-            self.hub.add_sink(CriLogSink(stdio.log, len(streams)), *streams)
+            self.hub.add_sink(CriLogSink(stdio.log, len(streams), self._owner.rotation), *streams)
         scheme = urlsplit(stdio.stdout).scheme
         if scheme == "file":
             path = unquote(urlsplit(stdio.stdout).path)
