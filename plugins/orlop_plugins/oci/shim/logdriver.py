@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -20,8 +19,6 @@ from .sinks import DescriptorSink, pipe_sink
 
 _READY_DEADLINE = 10.0
 _END_DEADLINE = 12.0
-# The program cannot be given descriptors by number, so a shell moves them to the numbers it expects.
-_MOVE = 'exec 3<&"$1" 4<&"$2" 5>&"$3"; shift 3; exec "$@"'
 
 
 class LogDriver:
@@ -42,12 +39,9 @@ class LogDriver:
         env = {"CONTAINER_ID": id, "CONTAINER_NAMESPACE": namespace, "PATH": os.environ.get("PATH", "")}
         fds = (out, err, say)
         try:
-            self._pid, self._ended = reaper.spawn(
-                ["/bin/sh", "-c", _MOVE, "sh", *map(str, fds), program, *arguments],
-                stdin=subprocess.DEVNULL,
-                pass_fds=fds,
-                env=env,
-            )
+            self._pid, self._ended = reaper.spawn_placed([program, *arguments], fds, env)
+        except OSError as error:
+            raise FailedPrecondition(f"cannot start log driver {program!r}: {error.strerror}") from error
         finally:
             for fd in fds:
                 os.close(fd)

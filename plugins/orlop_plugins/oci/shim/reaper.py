@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+_IGNORED_HERE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,31 @@ class Reaper:
         )
         child.returncode = 0
         return child.pid, self.adopt(child.pid)
+
+    def spawn_placed(
+        self, args: Sequence[str], fds: Sequence[int], env: Mapping[str, str]
+    ) -> tuple[int, asyncio.Future[Ended]]:
+        """Start a program that expects descriptors 3, 4, ... to be ``fds``; its pid and its end.
+
+        :raises OSError: it cannot be executed
+        """
+        # Copies above all places, so that none is overwritten before it is put where it belongs.
+        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
+        try:
+            pid = os.posix_spawn(
+                args[0],
+                args,
+                env,
+                file_actions=[
+                    *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
+                    *((os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(copies, 3)),
+                ],
+                setsigdef=_IGNORED_HERE,
+            )
+        finally:
+            for fd in copies:
+                os.close(fd)
+        return pid, self.adopt(pid)
 
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:

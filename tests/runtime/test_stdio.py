@@ -1,0 +1,112 @@
+"""Where a task's streams may go beside attached clients: files, log drivers and FIFOs, as containerd has them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from orlop_plugins.oci.runtime import OciRuntime
+from orlopd.plugin.errors import NotFound
+from orlopd.plugin.runtime import Stdio
+from tests.runtime.conftest import Bench, read_all, run
+
+DRIVER = """#!/bin/sh
+# A log driver by containerd's contract; its arguments are "to FOLDER".
+echo "$CONTAINER_NAMESPACE/$CONTAINER_ID" >"$2/who"
+: >"$2/out"; : >"$2/err"
+exec 5>&-
+cat <&3 >"$2/out" & cat <&4 >"$2/err"
+wait
+"""
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Path:
+    path = tmp_path / "driver"
+    path.write_text(DRIVER)
+    path.chmod(0o755)
+    return path
+
+
+async def test_a_file_is_appended_to(bench: Bench, runtime: OciRuntime, tmp_path: Path) -> None:
+    file = tmp_path / "deep/er"
+    stdio = Stdio(stdout=f"file://{file}", stderr=f"file://{file}")
+    for id in ("a", "b"):
+        task = await runtime.create(bench.spec(id, "sh", "-c", f"echo {id}; exit 3", stdio=stdio))
+        await task.start()
+        assert (await task.wait()).code == 3
+        await task.delete()
+    assert file.read_bytes() == b"a\nb\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipes", "pty"])
+async def test_a_log_driver_gets_all_and_is_told_whose_it_is(
+    bench: Bench, runtime: OciRuntime, tmp_path: Path, driver: Path, terminal: bool
+) -> None:
+    uri = f"binary://{driver}?to={tmp_path}"
+    stdio = Stdio(stdout=uri, stderr="" if terminal else uri, terminal=terminal)
+    task = await runtime.create(bench.spec("a", "sh", "-c", "seq 20000; echo bad >&2; exit 4", stdio=stdio))
+    await task.start()
+    assert (await task.wait()).code == 4
+    await task.delete()
+    end = b"\r\n" if terminal else b"\n"
+    numbers = end.join(b"%d" % number for number in range(1, 20001)) + end
+    with anyio.fail_after(10):
+        wanted = numbers + (b"bad" + end if terminal else b"")
+        while (tmp_path / "out").read_bytes() != wanted:
+            await anyio.sleep(0.02)
+        while (tmp_path / "err").read_bytes() != (b"" if terminal else b"bad\n"):
+            await anyio.sleep(0.02)
+    assert (tmp_path / "who").read_text() == "test/a\n"
+
+
+async def test_a_log_driver_that_is_not_there_is_told_as_such(
+    bench: Bench, runtime: OciRuntime, tmp_path: Path
+) -> None:
+    stdio = Stdio(stdout=f"binary://{tmp_path}/nosuch")
+    with pytest.raises(NotFound, match="log driver"):
+        await runtime.create(bench.spec("a", "true", stdio=stdio))
+
+
+async def test_a_log_driver_beside_attached_clients(
+    bench: Bench, runtime: OciRuntime, tmp_path: Path, driver: Path
+) -> None:
+    stdio = Stdio(stdout=f"binary://{driver}?to={tmp_path}", attach=True)
+    assert await run(runtime, bench.spec("a", "sh", "-c", "echo both; exit 5", stdio=stdio)) == (
+        b"both\n",
+        b"",
+        5,
+    )
+    with anyio.fail_after(10):
+        while (tmp_path / "out").read_bytes() != b"both\n":
+            await anyio.sleep(0.02)
+
+
+async def test_fifos_of_a_client_and_attached_ones_get_the_same(
+    bench: Bench, runtime: OciRuntime, tmp_path: Path
+) -> None:
+    fifos = {name: str(tmp_path / name) for name in ("stdin", "stdout")}
+    for path in fifos.values():
+        os.mkfifo(path)
+    task = await runtime.create(bench.spec("a", "cat", stdio=Stdio(**fifos, attach=True)))
+    reading = os.open(fifos["stdout"], os.O_RDONLY | os.O_NONBLOCK)
+    writing = os.open(fifos["stdin"], os.O_WRONLY)
+    try:
+        async with task.attach() as attachment:
+            await task.start()
+            os.write(writing, b"through a FIFO\n")
+            os.close(writing)
+            writing = -1
+            await task.close_stdin()
+            said, _, end = await read_all(attachment)
+        assert said == b"through a FIFO\n"
+        assert end is not None
+        await task.delete()  # by when all sinks have what is theirs
+        assert os.read(reading, 100) == said
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
