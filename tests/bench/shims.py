@@ -31,7 +31,9 @@ def running(address: str, ids: range) -> Iterator[None]:
 
     def each(*words: str) -> None:
         with ThreadPoolExecutor(4) as pool:
-            for done in [pool.submit(must_ctr, address, *(w.replace("%", f"m{i}") for w in words)) for i in ids]:
+            for done in [
+                pool.submit(must_ctr, address, *(w.replace("%", f"m{i}") for w in words)) for i in ids
+            ]:
                 done.result()
 
     each("run", "-d", NAME, "%", "sleep", "10000")

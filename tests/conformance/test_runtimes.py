@@ -19,13 +19,15 @@ from orlopd.testing.leftovers import Leftovers
 from orlopd.testing.runtime import TAG, Opened, RuntimeKit
 from tests.support.cgroups import crun_as_on_version_1
 
+LOG = logging.getLogger("test")
+
 
 @dataclass
 class _Context:
     state: Path
     tasks: TaskGroup
     config: Any
-    log: logging.Logger = logging.getLogger("test")
+    log: logging.Logger = LOG
     root: Path = Path("/nonexistent")
 
     def get(self, kind: Any, id: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""Containers whose daemon, fork server, shims and processes are killed at random, and what must be true then."""
+"""Containers whose daemon, fork server, shims and processes are killed at random; what must be true then."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from anyio import to_thread
 
 from orlop import errors
@@ -57,7 +58,8 @@ class Known:
         if self.hurt:
             allowed.add(KILLED)
         if state is ContainerState.STOPPED:
-            return "" if self.started is not False and code in allowed else f"ended with {code}, not {allowed}"
+            fine = self.started is not False and code in allowed
+            return "" if fine else f"ended with {code}, not {allowed}"
         if state is ContainerState.CREATED:
             return "" if self.started is not True or self.hurt else "was started and is not"
         if state is ContainerState.RUNNING and self.code is None and not self.ends and not self.hurt:
@@ -132,7 +134,7 @@ class Running:
                     self._wrong.append(f"{work.__name__[1:]} of {known.name if known else '-'}: {error}")
             except Exception as error:
                 self._wrong.append(f"{work.__name__[1:]} of {known.name if known else '-'}: {error!r}")
-        return await anyio.sleep(0)
+        return await anyio.lowlevel.checkpoint()
 
     async def _make(self, client: Any, chance: random.Random, _: Known | None) -> None:
         code = chance.choice((None, chance.randint(1, 99)))
@@ -153,19 +155,22 @@ class Running:
         else:
             known.started = True
 
-    async def _exec(self, client: Any, chance: random.Random, known: Known) -> None:
+    async def _exec(self, client: Any, chance: random.Random, known: Known | None) -> None:
+        assert known is not None
         code = chance.randint(1, 99)
         async with client.containers.exec(known.name, ("sh", "-c", f"exit {code}")) as session:
             end = await session.wait()
         if end.code != code and not (end.code == KILLED and (known.hurt or known.ends)):
             self._wrong.append(f"an exec of {known.name} ended with {end.code}, not {code}")
 
-    async def _stop(self, client: Any, chance: random.Random, known: Known) -> None:
+    async def _stop(self, client: Any, chance: random.Random, known: Known | None) -> None:
+        assert known is not None
         known.ends |= {ASKED, KILLED}  # the latter where the machine is too slow for the former
         await client.containers.stop(known.name, timeout=5)
         known.doomed = True
 
-    async def _kill(self, client: Any, chance: random.Random, known: Known) -> None:
+    async def _kill(self, client: Any, chance: random.Random, known: Known | None) -> None:
+        assert known is not None
         known.ends.add(KILLED)
         await client.containers.kill(known.name)
         known.doomed = True
@@ -204,7 +209,8 @@ class Running:
 
     def _kill_one(self, chance: random.Random, name: str) -> int:
         by_id = {known.id: known for known in self.known.values() if known.id}
-        folders = sorted((f for f in self._tasks() if f.name in by_id), key=lambda f: by_id[f.name].name)
+        folders = [folder for folder in self._tasks() if folder.name in by_id]
+        folders.sort(key=lambda folder: by_id[folder.name].name)
         if not folders:
             return 0
         folder = chance.choice(folders)
@@ -224,7 +230,7 @@ class Running:
     # --- What must be true ---------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Every container is as its client knows it; afterwards only those are kept that run, some of them."""
+        """Every container is as its client knows it; afterwards only some of those that run are kept."""
         if not self.daemon.running:
             await to_thread.run_sync(self.daemon.start)
         async with self._connected() as client:
@@ -283,14 +289,14 @@ class Running:
         look: Callable[[], list[str]] = self._look_for_leftovers
         found: list[str] = []
         with anyio.move_on_after(_SETTLED):
-            while found := await to_thread.run_sync(look):
+            while found := await to_thread.run_sync(look):  # noqa: ASYNC110
                 await anyio.sleep(0.2)
         return found
 
     def _look_for_leftovers(self) -> list[str]:
         ids = {known.id for known in self.known.values()}
         found = [f"folder {path}" for path in self._tasks() if path.name not in ids]
-        runtimes = [p for p in self.daemon.state.glob(f"runtime/*/runc/{self.daemon.namespace}/*")]
+        runtimes = self.daemon.state.glob(f"runtime/*/runc/{self.daemon.namespace}/*")
         found += [f"runtime state {path}" for path in runtimes if path.name not in ids]
         sockets = list(self.daemon.state.glob("runtime/*/s/*"))
         if len(sockets) != len(ids):
@@ -309,8 +315,8 @@ class Running:
                 shims[words[words.index("-id") + 1]] += 1
             elif words and Path(words[0]).name in ("runc", "crun"):
                 found.append(f"process {pid}: {command}")
-        found += [f"{count} shims of {id}" for id, count in shims.items() if id not in ids or count > 1]
-        found += [f"no shim of {id}" for id in ids - shims.keys()]
+        found += [f"{count} shims of {each}" for each, count in shims.items() if each not in ids or count > 1]
+        found += [f"no shim of {each}" for each in ids - shims.keys()]
         return found
 
     def _tasks(self) -> list[Path]:

@@ -24,6 +24,8 @@ async def test_containers_live_and_ends_are_known_whatever_is_killed(tmp_path: P
         for number in range(ROUNDS):
             found = await running.round(number)
             assert found == [], "\n".join(found)
+            if number % 50 == 49:
+                print(f"{dict(running.tally)}", flush=True)  # noqa: T201
         assert await running.finish() == []
         print(f"{dict(running.tally)}")  # noqa: T201
         assert running.tally["rounds"] == ROUNDS

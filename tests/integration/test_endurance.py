@@ -27,7 +27,8 @@ HASHES_AND_SENDS_BACK = "mkfifo /p; sha256sum </p >&2 & tee /p; wait"
 
 def shim_of(daemon: Daemon) -> int:
     """The one shim there is."""
-    found = [pid for pid, said in processes_naming(str(daemon.state)).items() if said.startswith("orlop-shim")]
+    named = processes_naming(str(daemon.state))
+    found = [pid for pid, said in named.items() if said.startswith("orlop-shim")]
     assert len(found) == 1, found
     return found[0]
 
@@ -58,14 +59,18 @@ async def test_what_goes_in_comes_back_and_is_what_the_container_saw(
     daemon.must(daemon.orlop("import", archive))
     noise = random.SystemRandom().randbytes(64 * MIB)  # cut at another place each time
     sent, came = hashlib.sha256(), hashlib.sha256()
-    counted = 0
+    counted = shim = 0
+    said = b""
+    before: dict[int, int] = {}
+    largest: dict[int, int] = {}
     async with daemon.connect() as client:
-        spec = ContainerSpec(image="probe", args=("sh", "-c", HASHES_AND_SENDS_BACK), stdin=True, auto_remove=True)
+        args = ("sh", "-c", HASHES_AND_SENDS_BACK)
+        spec = ContainerSpec(image="probe", args=args, stdin=True, auto_remove=True)
         async with client.containers.run(spec) as session, anyio.create_task_group() as group:
             await session.ready()
             shim = shim_of(daemon)
             before = {pid: memory(pid) for pid in (daemon.pid, shim)}
-            largest = dict(before)
+            largest.update(before)
 
             async def feed() -> None:
                 left = SIZE
@@ -85,7 +90,6 @@ async def test_what_goes_in_comes_back_and_is_what_the_container_saw(
 
             group.start_soon(feed)
             group.start_soon(watch)
-            said = b""
             async for output in session:
                 if output.stream.value == "stderr":
                     said += output.data

@@ -96,27 +96,28 @@ class TestEngine:
     async def test_detached(self, house: Daemon, cell: Cell) -> None:
         async with house.connect() as client:
             containers = client.containers
-            id = (await containers.create(self._spec(cell, f"echo up; {WAITS}"))).id
-            assert await self._state(containers, id) is ContainerState.CREATED
+            key = (await containers.create(self._spec(cell, f"echo up; {WAITS}"))).id
+            assert await self._state(containers, key) is ContainerState.CREATED
             for _ in range(2):
-                async with containers.start(id) as session:
+                async with containers.start(key) as session:
                     await session.ready()
-                async with containers.exec(id, ("sh", "-c", "echo in; exit 9"), terminal=cell.terminal) as more:
+                command = ("sh", "-c", "echo in; exit 9")
+                async with containers.exec(key, command, terminal=cell.terminal) as more:
                     assert b"in" in b"".join([output.data async for output in more])
                     assert (await more.wait()).code == 9
-                await containers.pause(id)
-                assert await self._state(containers, id) is ContainerState.PAUSED
-                await containers.resume(id)
-                assert [usage async for usage in containers.stats(id, once=True)]
-                async with containers.attach(id, scrollback=True) as late:
+                await containers.pause(key)
+                assert await self._state(containers, key) is ContainerState.PAUSED
+                await containers.resume(key)
+                assert [usage async for usage in containers.stats(key, once=True)]
+                async with containers.attach(key, scrollback=True) as late:
                     assert b"up" in (await anext(aiter(late))).data
                     await late.detach()
-                assert (await containers.stop(id)).code == 17
-                assert (await containers.wait(id)).code == 17
-                assert await self._state(containers, id) is ContainerState.STOPPED
-            said = [line.data async for line in containers.logs(id)]
+                assert (await containers.stop(key)).code == 17
+                assert (await containers.wait(key)).code == 17
+                assert await self._state(containers, key) is ContainerState.STOPPED
+            said = [line.data async for line in containers.logs(key)]
             assert len(said) == 2
-            await containers.remove(id)
+            await containers.remove(key)
             assert await containers.list() == ()
 
     async def _state(self, containers: Any, id: str) -> ContainerState:

@@ -58,15 +58,8 @@ async def test_shims_of_an_earlier_installation_are_taken_over(
         daemon.must(
             daemon.orlop("run", "-d", "--name", "brief", "probe", "sh", "-c", "sleep 1; echo bye; exit 42")
         )
-        daemon.must(
-            daemon.ctr("run", "-d", "docker.io/library/probe:latest", "ctrs", "sh", "-c", WAITS)
-        )
-        for pid, command in processes_naming(str(daemon.state)).items():
-            if "oci.shim.zygote" in command:  # a shim's own title lies over its environment
-                assert paths in Path(f"/proc/{pid}/environ").read_text(), "its shims are not the earlier ones"
-                break
-        else:
-            pytest.fail("there is no fork server")
+        daemon.must(daemon.ctr("run", "-d", "docker.io/library/probe:latest", "ctrs", "sh", "-c", WAITS))
+        assert paths in environment_of_the_fork_server(daemon), "its shims are not the earlier ones"
         daemon.kill9()
         shutil.rmtree(earlier / "daemon")  # an upgrade replaces the files that they came from
         shutil.rmtree(earlier / "plugins")
@@ -103,6 +96,14 @@ async def test_shims_of_an_earlier_installation_are_taken_over(
     finally:
         if daemon.running:
             daemon.stop()
+
+
+def environment_of_the_fork_server(daemon: Daemon) -> str:
+    """What the shims have of it; a shim's own title lies over its environment."""
+    for pid, command in processes_naming(str(daemon.state)).items():
+        if "oci.shim.zygote" in command:
+            return Path(f"/proc/{pid}/environ").read_text()
+    raise AssertionError("there is no fork server")
 
 
 def shims(daemon: Daemon) -> list[int]:

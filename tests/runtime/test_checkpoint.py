@@ -36,12 +36,10 @@ exec runc "$@"
 """
 
 
-async def test_the_real_runtime_says_what_it_lacks(
-    bench: Bench, runtime: OciRuntime, tmp_path: Path
-) -> None:
+async def test_the_real_runtime_says_what_it_lacks(bench: Bench, runtime: OciRuntime, tmp_path: Path) -> None:
     task = await runtime.create(bench.spec("a", "sleep", "1000"))
     await task.start()
-    with pytest.raises(FailedPrecondition, match="OCI runtime checkpoint failed: .*(?i:criu)"):
+    with pytest.raises(FailedPrecondition, match=r"OCI runtime checkpoint failed: .*(?i:criu)"):
         await task.checkpoint(str(tmp_path / "image"), None)
     await task.kill(9)
     await task.wait()

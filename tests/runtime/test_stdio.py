@@ -1,4 +1,4 @@
-"""Where a task's streams may go beside attached clients: files, log drivers and FIFOs, as containerd has them."""
+"""Where a task's streams may go beside attached clients: files, log drivers and FIFOs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,18 @@ def driver(tmp_path: Path) -> Path:
     return path
 
 
+async def holds(path: Path, wanted: bytes) -> None:
+    """Wait until a file holds this and nothing else."""
+    with anyio.fail_after(10):
+        while await anyio.Path(path).read_bytes() != wanted:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+
+
 async def test_a_file_is_appended_to(bench: Bench, runtime: OciRuntime, tmp_path: Path) -> None:
     file = tmp_path / "deep/er"
     stdio = Stdio(stdout=f"file://{file}", stderr=f"file://{file}")
-    for id in ("a", "b"):
-        task = await runtime.create(bench.spec(id, "sh", "-c", f"echo {id}; exit 3", stdio=stdio))
+    for name in ("a", "b"):
+        task = await runtime.create(bench.spec(name, "sh", "-c", f"echo {name}; exit 3", stdio=stdio))
         await task.start()
         assert (await task.wait()).code == 3
         await task.delete()
@@ -54,12 +61,8 @@ async def test_a_log_driver_gets_all_and_is_told_whose_it_is(
     await task.delete()
     end = b"\r\n" if terminal else b"\n"
     numbers = end.join(b"%d" % number for number in range(1, 20001)) + end
-    with anyio.fail_after(10):
-        wanted = numbers + (b"bad" + end if terminal else b"")
-        while (tmp_path / "out").read_bytes() != wanted:
-            await anyio.sleep(0.02)
-        while (tmp_path / "err").read_bytes() != (b"" if terminal else b"bad\n"):
-            await anyio.sleep(0.02)
+    await holds(tmp_path / "out", numbers + (b"bad" + end if terminal else b""))
+    await holds(tmp_path / "err", b"" if terminal else b"bad\n")
     assert (tmp_path / "who").read_text() == "test/a\n"
 
 
@@ -80,20 +83,18 @@ async def test_a_log_driver_beside_attached_clients(
         b"",
         5,
     )
-    with anyio.fail_after(10):
-        while (tmp_path / "out").read_bytes() != b"both\n":
-            await anyio.sleep(0.02)
+    await holds(tmp_path / "out", b"both\n")
 
 
 async def test_fifos_of_a_client_and_attached_ones_get_the_same(
     bench: Bench, runtime: OciRuntime, tmp_path: Path
 ) -> None:
-    fifos = {name: str(tmp_path / name) for name in ("stdin", "stdout")}
-    for path in fifos.values():
+    stdin, stdout = str(tmp_path / "stdin"), str(tmp_path / "stdout")
+    for path in (stdin, stdout):
         os.mkfifo(path)
-    task = await runtime.create(bench.spec("a", "cat", stdio=Stdio(**fifos, attach=True)))
-    reading = os.open(fifos["stdout"], os.O_RDONLY | os.O_NONBLOCK)
-    writing = os.open(fifos["stdin"], os.O_WRONLY)
+    task = await runtime.create(bench.spec("a", "cat", stdio=Stdio(stdin=stdin, stdout=stdout, attach=True)))
+    reading = os.open(stdout, os.O_RDONLY | os.O_NONBLOCK)
+    writing = os.open(stdin, os.O_WRONLY)
     try:
         async with task.attach() as attachment:
             await task.start()

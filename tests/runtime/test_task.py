@@ -297,7 +297,7 @@ async def test_the_log_is_rotated_by_size_and_count(bench: Bench, tmp_path: Path
         spec = bench.spec("a", "seq", "5000", stdio=Stdio(attach=True, log=str(log)))
         out, _, _ = await run(runtime, spec)
     files = [Path(f"{log}.2"), Path(f"{log}.1"), log]
-    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert sorted(os.listdir(tmp_path)) == ["log", "log.1", "log.2"]  # noqa: PTH208
     numbers = [int(line.split(b" ", 3)[3]) for path in files for line in path.read_bytes().splitlines()]
     assert numbers == list(range(numbers[0], 5001)), "a line is lost or doubled at a rotation"
     assert numbers[0] > 1

@@ -1,4 +1,4 @@
-"""Debian's crun on a machine that it refuses: version 2 of control groups beside version 1, with a controller."""
+"""Debian's crun on a machine that it refuses: one with version 2 of control groups beside version 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 _SCRIPT = """#!/bin/sh
 # The daemon leaves a crun of this version out on such a machine; it is not to know.
 case $1 in --version) crun --version | sed 's/^crun version/crun, hidden from version 2,/'; exit;; esac
-# What crun makes in the place of version 2 goes with the mount namespace, which lasts as long as this command.
+# What crun makes in the place of version 2 goes with the mount namespace, which this command is alone in.
 exec unshare -m --propagation slave sh -c '
 if mountpoint -q /sys/fs/cgroup/unified; then
     umount /sys/fs/cgroup/unified && mount -t tmpfs none /sys/fs/cgroup/unified

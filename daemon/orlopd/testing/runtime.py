@@ -153,9 +153,7 @@ class RuntimeKit:
         await end_of(task)
 
     @terminals
-    async def test_frozen_and_thawed(
-        self, runtime: Runtime, rootfs: Sequence[Mount], terminal: bool
-    ) -> None:
+    async def test_frozen_and_thawed(self, runtime: Runtime, rootfs: Sequence[Mount], terminal: bool) -> None:
         task = await self._sleeping(runtime, rootfs, terminal)
         await task.pause()
         assert (await task.status()).state is TaskState.PAUSED
@@ -219,6 +217,7 @@ class RuntimeKit:
         stdio = Stdio(attach=True, hold_stdin=True)
         task = await runtime.create(self.spec(rootfs, "cat", stdio=stdio))
         data = bytes(range(256)) * 4096
+        said, end = b"", None
         with anyio.fail_after(_SECONDS):
             async with task.attach(stdin=True) as attachment, anyio.create_task_group() as group:
                 await task.start()
@@ -287,12 +286,15 @@ class RuntimeKit:
     async def test_a_program_that_is_not_there_is_told_as_such(
         self, runtime: Runtime, rootfs: Sequence[Mount]
     ) -> None:
-        with pytest.raises(FailedPrecondition) as refused:
+        async def run() -> None:  # told when it is made, or when it is started
             task = await runtime.create(self.spec(rootfs, "/no/such", stdio=Stdio()))
             try:
                 await task.start()
             finally:
                 await task.delete()
+
+        with pytest.raises(FailedPrecondition) as refused:
+            await run()
         assert refused.value.reason == "COMMAND_NOT_FOUND"
         await end_of(await self._sleeping(runtime, rootfs, False))
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import anyio.lowlevel
 import anyio.to_thread
 
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, Unavailable
@@ -37,6 +38,7 @@ _BATCH = 256
 _MANY = 32
 """From how many blobs on it is worth a process to delete them."""
 _RM_SECONDS = 60
+_SMALL = 32 << 10
 
 
 class LocalReader:
@@ -46,6 +48,8 @@ class LocalReader:
         self._path = path
         self._fd = fd
         self._size = os.fstat(fd).st_size
+        # A manifest or config is read whole: with it at hand, no further visit to a thread is needed.
+        self._all = os.pread(fd, self._size, 0) if self._size <= _SMALL else None
 
     @property
     def size(self) -> int:
@@ -58,6 +62,9 @@ class LocalReader:
     async def read_at(self, offset: int, size: int) -> bytes:
         if offset >= self._size or size <= 0:
             return b""
+        if self._all is not None:
+            await anyio.lowlevel.checkpoint()
+            return self._all[offset : offset + size]
         with _explained(f"cannot read blob {self._path.name}"):
             return await anyio.to_thread.run_sync(os.pread, self._fd, size, offset)
 

@@ -176,7 +176,8 @@ def _remove_groups(folder: Folder) -> None:
     """Remove the control groups of a container that its runtime does not know: one that was killed while it
     made the container, before it wrote down that there is one."""
     try:
-        inside = (json.loads((folder.path / "config.json").read_bytes()).get("linux") or {}).get("cgroupsPath")
+        config = json.loads((folder.path / "config.json").read_bytes())
+        inside = (config.get("linux") or {}).get("cgroupsPath")
     except (OSError, ValueError, AttributeError):
         return
     if not isinstance(inside, str):

@@ -420,7 +420,7 @@ _OF_INTEREST = frozenset({"process", "linux", "args", "namespaces", "type"})
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """As much of a spec as a shim needs: a seccomp profile, once parsed, would stay in its memory for good."""
+    """As much of a spec as a shim needs: a seccomp profile, once parsed, would stay in memory for good."""
 
     def slim(item: dict[str, Any]) -> dict[str, Any] | None:
         found = {key: value for key, value in item.items() if key in _OF_INTEREST or key == "path"}

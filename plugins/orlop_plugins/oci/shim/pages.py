@@ -17,15 +17,14 @@ _POOL = 16 << 10
 _POOL_HEAD = 48
 _POOLS_IN_A_ROW = 3
 _MOST = 20_000
-_SIZES = (128 << 10, 64 << 10, 32 << 10, 16 << 10, 8 << 10, 4 << 10, 2 << 10, 1024, 768, 512, 256, 128, 64, 24)
+_SIZES = (*(1 << n for n in range(17, 9, -1)), 768, 512, 256, 128, 64, 24)
 
 _kept: list[Any] = []
 
 
 def fill_holes() -> None:
-    """Take every free block of the interpreter's and the C library's allocators below their tops, for good."""
-    for size in range(_LARGEST_SMALL, 3 * _ALIGNMENT - 1, -_ALIGNMENT):
-        _kept.append(_fill_pools(size))
+    """Take every free block that the interpreter's and the C library's allocators have, for good."""
+    _kept.extend(_fill_pools(size) for size in range(_LARGEST_SMALL, 3 * _ALIGNMENT - 1, -_ALIGNMENT))
     _kept.append([object() for _ in range(_POOL // _ALIGNMENT * _POOLS_IN_A_ROW)])
     _kept.append([float(n) for n in range(_POOL // 24 * _POOLS_IN_A_ROW)])
     _fill_heap()

@@ -83,7 +83,7 @@ class Reaper:
         try:
             pid = os.posix_spawn(
                 args[0],
-                args,
+                list(args),
                 env,
                 file_actions=[
                     *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
