@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import signal
+import subprocess
 import time
 
 import pytest
 
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon, cgroups_of, eventually, mounts_under, processes_naming
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -82,3 +87,39 @@ def test_a_container_made_by_ctr_lives_on_too(fresh_daemon: Daemon, archive: str
     eventually(lambda: daemon.ctr("tasks", "ls").stdout, lambda said: b"STOPPED" in said, 10)
     assert daemon.ctr("tasks", "rm", "mine").returncode in {0, 137}
     daemon.must(daemon.ctr("containers", "rm", "mine"))
+
+
+def test_a_reboot_takes_what_ran_and_leaves_what_can_be_started_anew(
+    fresh_daemon: Daemon, archive: str
+) -> None:
+    daemon = fresh_daemon
+    daemon.must(daemon.orlop("import", archive))
+    daemon.must(daemon.orlop("run", "-d", "--name", "clock", "probe", "sh", "-c", TICKS))
+    eventually(lambda: ticks(daemon, "clock"), lambda found: len(found) > 3, 10)
+    daemon.kill9()
+    reboot(daemon)
+    daemon.start()
+    (listed,) = json.loads(daemon.must(daemon.orlop("ps", "-a", "--output", "json")))
+    assert listed["state"] != "running"
+    before = ticks(daemon, "clock")
+    daemon.must(daemon.orlop("start", "clock"))
+    eventually(lambda: ticks(daemon, "clock"), lambda found: len(found) > len(before) + 3, 10)
+    daemon.must(daemon.orlop("stop", "--time", "1", "clock"))
+    daemon.must(daemon.orlop("rm", "clock"))
+
+
+def reboot(daemon: Daemon) -> None:
+    """Do to a daemon that is dead what a reboot does: no process, no mount, no control group, no state."""
+    for group in cgroups_of(daemon.namespace):
+        for pid in (group / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    for pid in processes_naming(str(daemon.folder)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 5)
+    for point in mounts_under(daemon.folder):
+        subprocess.run(["umount", "-l", point], check=True)
+    for group in sorted(cgroups_of(daemon.namespace), key=lambda path: -len(path.parts)):
+        eventually(lambda group=group: (group / "cgroup.procs").read_text(), lambda found: not found, 5)
+        group.rmdir()
+    shutil.rmtree(daemon.state)
