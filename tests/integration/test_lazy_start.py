@@ -55,14 +55,18 @@ def check(daemon: Daemon, server: Registry, folder: Path, snapshotter: str) -> N
     assert daemon.must(said) == f"by itself\n{snapshotter}"
     # With the first one here as a snapshot, nothing of the second is fetched.
     other = make_image(
-        [busybox_layer(), text_layer("lazy", f"never {snapshotter}"), text_layer("last", "last")]
+        [
+            busybox_layer(),
+            text_layer("lazy", f"never {snapshotter}"),
+            text_layer("last", f"last {snapshotter}"),
+        ]
     )
     tree = folder / "trees" / other.layers[1].replace(":", "-")
     tree.mkdir()
     (tree / "lazy").write_text("lazily\n")
     name = server.push(f"lazy/{snapshotter}:2", other)
     said = daemon.orlop("run", "--rm", "--snapshotter", snapshotter, name, "cat", "/lazy", "/last")
-    assert daemon.must(said) == "lazily\nlast"
+    assert daemon.must(said) == f"lazily\nlast {snapshotter}"
     assert [server.fetched(layer) for layer in other.layers[1:]] == [0, 1]
     shown = daemon.must(daemon.ctr("snapshots", "--snapshotter", snapshotter, "ls"))
     assert len(shown.splitlines()) == 1 + 3 + 2
