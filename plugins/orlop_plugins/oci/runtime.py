@@ -63,7 +63,6 @@ class OciRuntime:
         check_id("namespace", spec.namespace)
         check_id("task id", spec.id)
         options = self._options(spec.options)
-        self._namespaces.add(spec.namespace)
         binary = await anyio.to_thread.run_sync(_find, options.binary_name)
         folder = await anyio.to_thread.run_sync(Folder.make, self._state, spec.namespace, spec.id)
         record = Record(
