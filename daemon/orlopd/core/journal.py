@@ -44,6 +44,7 @@ WAITING = 16384
 _BATCH = 1000
 _PAGE = 500
 _RETRY = 1.0
+_GATHER = 0.01
 _FLUSH = 10.0
 _OVERHEAD = 64  # about what SQLite needs for a row beside its text
 
@@ -136,6 +137,7 @@ class Journal:
         while True:
             await self._wake.wait()
             self._wake = anyio.Event()
+            await anyio.sleep(_GATHER)  # one turn for what comes together, and none amid a call
             while self._waiting:
                 try:
                     await self._write_some()
