@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,14 +20,19 @@ from orlop_plugins.tar.limits import Limits
 from orlop_plugins.tar.pool import WorkerPool
 from orlopd.plugin.content import BlobReader, Ingest
 from orlopd.plugin.diff import Differ, Progress
-from orlopd.plugin.errors import NotFound
+from orlopd.plugin.errors import FailedPrecondition, NotFound, OrlopError
+from orlopd.plugin.mount import overlay_layers
 from orlopd.plugin.overlay import overlay_options
 from orlopd.plugin.snapshots import TARGET_LABEL
-from orlopd.plugin.values import Descriptor, Mount
+from orlopd.plugin.values import Descriptor, Mount, sha256
+from orlopd.testing._layers import Host
+from orlopd.testing.archives import Member, archive, folder
+from orlopd.testing.blobs import MemoryBlob
 from orlopd.testing.differ import DifferKit, Factory
 from orlopd.testing.snapshotter import inside
 
 LOG = logging.getLogger("test")
+TAR = "application/vnd.oci.image.layer.v1.tar"
 
 
 def make(root: Path) -> TarDiffer:
@@ -73,12 +80,20 @@ class ThroughImages:
             base = f"base-{number}"
             await inside(await snapshotter.prepare("base", ""), lambda root: copy(folder, root))
             await snapshotter.commit(base, "base")
-        prepared = await snapshotter.prepare(f"key-{number}", base, {TARGET_LABEL: "chain"})
+        prepared = await self.prepared(f"key-{number}", base)
         applied = await self._differ.apply(layer, blob, prepared, progress=progress)
         await snapshotter.commit(f"layer-{number}", f"key-{number}")
         view = await snapshotter.view(f"view-{number}", f"layer-{number}")
         await inside(view, lambda root: copy(root, folder))
         return applied
+
+    async def prepared(self, key: str, base: str = "") -> Sequence[Mount]:
+        """What the snapshotter gives for a layer."""
+        return await self._snapshotter.prepare(key, base, {TARGET_LABEL: "chain"})
+
+    async def onto(self, layer: Descriptor, blob: BlobReader, mounts: Sequence[Mount]) -> Descriptor:
+        """Apply a layer to what :meth:`prepared` gave."""
+        return await self._differ.apply(layer, blob, mounts)
 
     async def diff(
         self,
@@ -102,10 +117,35 @@ class ThroughImages:
 def copy(source: Path, target: Path) -> None:
     empty = ["find", target, "-mindepth", "1", "-delete"]
     for command in (empty, ["cp", "-a", "--sparse=always", f"{source}/.", target]):
-        subprocess.run(command, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        if done.returncode:  # as where somebody swaps what is copied
+            raise FailedPrecondition(f"{command[0]}: {done.stderr}")
 
 
 class TestErofs(DifferKit):
     @pytest.fixture
     def factory(self) -> Factory[Differ]:
         return ThroughImages
+
+    async def test_cve_2025_47290_a_symlink_is_swapped_in_meanwhile(self, differ: Differ, host: Host) -> None:
+        """No entry of an image is a name that could be swapped; files in the snapshot are not looked at."""
+        assert isinstance(differ, ThroughImages)
+        away, over = host.folder("away"), threading.Event()
+        mounts = await differ.prepared("raced")
+        files = Path(overlay_layers(mounts[0]).upper if mounts[0].type == "overlay" else mounts[0].source)
+
+        def swap() -> None:
+            while not over.is_set():
+                (files / "d").symlink_to(away)
+                (files / "d").unlink()
+
+        data = archive([folder("d"), *(Member(f"d/{number}", b"hacked") for number in range(3000))])
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, swap)
+            try:
+                with contextlib.suppress(OrlopError):
+                    await differ.onto(Descriptor(TAR, sha256(data), len(data)), MemoryBlob(data), mounts)
+            finally:
+                over.set()
+        assert list(away.iterdir()) == []
+        host.check()

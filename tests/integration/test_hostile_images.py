@@ -28,11 +28,10 @@ SNAPSHOTTERS = ("overlayfs", "vfs", "erofs")
 REFUSED = (
     *(grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DATA_LOSS),
 )
-LIMITS = """
-[plugins.differ.walking]
-max_entries = 1000
-max_size = 8388608
-"""
+LIMITS = "".join(
+    f"[plugins.differ.{differ}]\nmax_entries = 1000\nmax_size = 8388608\n"
+    for differ in ("walking", "erofs-layers")
+)
 TRAP = "#!/bin/sh\ntouch {host}/trapped\ncat\n"
 
 Members = Sequence[Member | bytes]

@@ -109,9 +109,11 @@ class HostileArchives(DifferBase):
         members = [folder("d"), *(Member(f"d/{number}", b"hacked") for number in range(3000))]
         async with anyio.create_task_group() as group:
             group.start_soon(anyio.to_thread.run_sync, swap)
-            with contextlib.suppress(OrlopError):
-                await self.apply(differ, host.bind("layer"), archive(members))
-            over.set()
+            try:
+                with contextlib.suppress(OrlopError):
+                    await self.apply(differ, host.bind("layer"), archive(members))
+            finally:
+                over.set()
         assert list(away.iterdir()) == []
         host.check()
 
