@@ -112,7 +112,8 @@ def reboot(daemon: Daemon) -> None:
     """Do to a daemon that is dead what a reboot does: no process, no mount, no control group, no state."""
     for group in cgroups_of(daemon.namespace):
         for pid in (group / "cgroup.procs").read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.kill(int(pid), signal.SIGKILL)
     for pid in processes_naming(str(daemon.folder)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
