@@ -94,6 +94,7 @@ class SnapshotterBase:
         self._tasks: TaskGroup | None = None
         self._trusted = False
         self._late = 0
+        self._catching = False
         # A number whose snapshot was never recorded may be in use as a folder's name all the same.
         self._last = max(self._db.last_id(), self._folders.last())
         self._discard_orphans()
@@ -201,7 +202,8 @@ class SnapshotterBase:
         late = await self._run(lambda: self._commit(name, key, parent, labels))
         if late:
             self._late += 1
-            if self._late == 1 and self._tasks is not None:
+            if not self._catching and self._tasks is not None:
+                self._catching = True
                 self._tasks.start_soon(self._catch_up)
 
     async def lost(self) -> Sequence[str]:
@@ -276,21 +278,25 @@ class SnapshotterBase:
     async def _catch_up(self) -> None:
         """Sync when no layer has come for a while: that is the least work, and in nobody's way."""
         assert self._behind is not None
-        while self._late:
-            seen = self._late
-            await anyio.sleep(_QUIET_SECONDS)
-            if self._late == seen:
-                self._late = 0
-                await self._run(functools.partial(self._settle, self._behind))
-                await self._run(self._measure_committed)
+        try:
+            while self._late:
+                seen = self._late
+                await anyio.sleep(_QUIET_SECONDS)
+                if self._late == seen:
+                    self._late = 0
+                    await self._run(functools.partial(self._settle, self._behind))
+                    await self._run(self._measure_committed)
+        finally:
+            self._catching = False
 
     def _measure_committed(self) -> None:
         """Measure what nobody waited for at the commit."""
-        for row in self._db.unmeasured():
-            try:
+        try:
+            for row in self._db.unmeasured():
                 self._db.set_usage(row.id, self.measure(self._snapshot(row)))
-            except (OSError, OrlopError) as error:
-                _log.warning("cannot measure snapshot %s: %s", row.key, error)
+        except (OSError, OrlopError) as error:
+            # Whoever asks for the usage has it measured then.
+            _log.warning("cannot measure snapshots: %s", error)
 
     @staticmethod
     def _settle(behind: Behind) -> None:
