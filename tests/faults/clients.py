@@ -191,6 +191,8 @@ class Client(threading.Thread):
                     upload.commit(digest, labels)
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+                    # The store may have made a blob of the bytes; the ref is then written anew.
+                    ledger.learn({ingest: None})
                     raise
                 ledger.learn({**gone, **holds})
                 self._look(digest)

@@ -148,6 +148,7 @@ class NamespacedIngest:
         :raises AlreadyExists: the namespace has the blob; the ingest is gone all the same
         :raises InvalidArgument: a label is malformed
         :raises NotFound: the scope's lease does not exist
+        :raises ResourceExhausted: the disk is full; the ref may have to be written anew
         """
         check_labels(labels, "info.Labels")
         if digest:
