@@ -145,7 +145,6 @@ class Verifier:
                 if error.code() != grpc.StatusCode.ALREADY_EXISTS:
                     yield f"ingest {ref} of {acknowledged} bytes cannot be resumed: {_told(error)}"
         ledger.pending, ledger.imported, ledger.atomic = {}, False, False
-        ledger.unsure.clear()
 
     # --- After one collection ------------------------------------------------------------------------
 
@@ -167,12 +166,18 @@ class Verifier:
                 if key[0] in {"content", "snapshot"} and key not in most:
                     keepers = Disk(self._daemon.root).keepers(ledger.namespace, key)
                     yield f"{ledger.namespace}: {key} outlived a collection; what refers to it: {keepers}"
-            data = {key: value for key, value in ledger.known.items() if key[0] in {"content", "snapshot"}}
+            # A commit that was refused halfway is finished with the next change, which the collection was.
+            data = {
+                key: value
+                for key, value in ledger.known.items()
+                if key[0] in {"content", "snapshot"} and key not in ledger.unsure
+            }
             for key in reachable({**data, **seen}, ledger.edges, time.time()) - seen.keys():
                 yield f"{ledger.namespace}: {key} was collected though it is reachable"
             for key in kept:
                 if key[0] == "content":
                     yield from self._hash(api, key[1])
+            ledger.unsure.clear()
             ingests = {key: value for key, value in ledger.known.items() if key[0] == "ingest"}
             ledger.known = {**seen, **ingests}
             for key in [key for key in ingests if key not in reachable(ledger.known, {}, time.time())]:

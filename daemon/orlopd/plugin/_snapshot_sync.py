@@ -36,6 +36,7 @@ class Behind:
         self._db = db
         self._folder = folder
         self._lock = threading.Lock()
+        self._clean: set[int | None] = set()
         self.mark = f"{_BOOT.read_text().strip()} {_witness(state)}"
         """For what is committed now."""
 
@@ -67,6 +68,8 @@ class Behind:
         :param layer: it is for the next layer, which may be behind as well
         :raises DataLoss: a snapshot below is lost
         """
+        if parent in self._clean:
+            return
         marks = self._db.marks(parent)
         if marks == {self.mark} and not layer:
             self.settle()
@@ -77,6 +80,8 @@ class Behind:
                 reason="LAYER_LOST",
                 hint="remove the image and pull it again",
             )
+        if not marks:
+            self._clean.add(parent)
 
 
 def _witness(state: Path) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,5 +116,10 @@ def stacked(
         parts.append(f"workdir={escape_option(str(work))}")
         parts.append(f"upperdir={escape_option(str(upper))}")
     if lowers:
-        parts.append("lowerdir=" + ":".join(escape_option(str(path), lower=True) for path in lowers))
+        parts.append(_lowerdir(tuple(lowers)))
     return Mount("overlay", "overlay", tuple(parts))
+
+
+@functools.lru_cache(128)
+def _lowerdir(lowers: tuple[Path, ...]) -> str:
+    return "lowerdir=" + ":".join(escape_option(str(path), lower=True) for path in lowers)

@@ -51,6 +51,7 @@ from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 
 T = TypeVar("T")
 _THREADS = 16
+_CHAINS = 256
 _QUIET_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class SnapshotterBase:
     def __init__(self, root: Path) -> None:
         self._folders = Folders(root, lambda path: self.drop(path))
         self._db = SnapshotDatabase(root / "snapshots.db")
+        # What is below a committed one stays the same, and no number comes twice.
+        self._lineage = functools.lru_cache(_CHAINS)(self._find_lineage)
         self._lock = threading.Lock()
         self._making: set[int] = set()
         self._pinned: Counter[int] = Counter()
@@ -306,8 +309,11 @@ class SnapshotterBase:
             _log.error("%s", error.message)
 
     def _snapshot(self, row: Row) -> Snapshot:
-        parents = tuple(self._folders.path(each) for each in self._db.chain(row.parent_id))
+        parents = self._lineage(row.parent_id)
         return Snapshot(row.id, row.key, row.kind, self._folders.path(row.id), parents, row.labels)
+
+    def _find_lineage(self, id: int | None) -> tuple[Path, ...]:
+        return tuple(self._folders.path(each) for each in self._db.chain(id))
 
     def _create(self, kind: SnapshotKind, key: str, parent: str, labels: Labels) -> Sequence[Mount]:
         if not key:
@@ -321,7 +327,7 @@ class SnapshotterBase:
             if parent_id:
                 self._pinned[parent_id] += 1
         layer = kind is SnapshotKind.ACTIVE and TARGET_LABEL in labels
-        parents = tuple(self._folders.path(each) for each in self._db.chain(parent_id))
+        parents = self._lineage(parent_id)
         snapshot = Snapshot(number, key, kind, self._folders.path(number), parents, labels)
         try:
             with _explained(f"cannot make snapshot {key!r}"):
@@ -412,7 +418,7 @@ class SnapshotterBase:
         with _explained(f"cannot commit snapshot {row.key!r}"):
             snapshot = replace(self._there(row), labels=labels)
             if parent_id is not None:
-                parents = tuple(self._folders.path(each) for each in self._db.chain(parent_id))
+                parents = self._lineage(parent_id)
                 snapshot = replace(snapshot, parents=parents)
                 self.rebase(snapshot)
             self.seal(snapshot)

@@ -6,6 +6,7 @@ A snapshot's folder holds ``fs``, its own files, and ``work``, the kernel's scra
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ class OverlaySnapshotter(SnapshotterBase):
 
     def mount_points(self, snapshot: Snapshot) -> Sequence[Mount]:
         active = snapshot.kind is SnapshotKind.ACTIVE
-        layers = [parent / "fs" for parent in snapshot.parents]
+        layers = _layers(snapshot.parents)
         maps = self._maps(snapshot) if layers else ()
         bare = active and not layers and bool(snapshot.labels.get(REBASE_LABEL))
         if not bare and (not layers or (not active and len(layers) == 1)):
@@ -98,11 +99,15 @@ class OverlaySnapshotter(SnapshotterBase):
         )
 
     def rebase(self, snapshot: Snapshot) -> None:
-        lowers = [parent / "fs" for parent in snapshot.parents]
-        settle(snapshot.path / "fs", lowers, userxattr="userxattr" in self._options)
+        settle(snapshot.path / "fs", _layers(snapshot.parents), userxattr="userxattr" in self._options)
 
     def measure(self, snapshot: Snapshot) -> Usage:
         return disk_usage(snapshot.path / "fs")
+
+
+@functools.lru_cache(128)
+def _layers(parents: tuple[Path, ...]) -> tuple[Path, ...]:
+    return tuple(parent / "fs" for parent in parents)
 
 
 def _mapped(mapping: str, id: int) -> int:
