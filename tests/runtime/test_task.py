@@ -392,3 +392,30 @@ async def test_a_bundle_is_run_as_it_is(
     assert await run(runtime, given) == (b"bundled\n", b"", 0)
     assert config.read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["config.json", "root"]  # noqa: PTH208
+
+
+STARTS_BEFORE_ITS_TIME = """#!/bin/sh
+case "$*" in *" start "*) ;; *) exec runc "$@" ;; esac
+for id; do :; done
+kill -STOP $(cat {bundle}/init.pid)
+cat "$2/$id/exec.fifo" >/dev/null 2>&1 &
+"""
+"""Says "started" while the runtime's own init still stands before the program."""
+
+
+async def test_a_signal_right_after_the_start_reaches_the_program_and_not_the_runtime(bench: Bench) -> None:
+    binary = bench.state / "early"
+    binary.write_text(STARTS_BEFORE_ITS_TIME.format(bundle=bench.folder("a")))
+    binary.chmod(0o755)
+    bench.config = OciConfig(binary=str(binary))
+    async with bench.open() as runtime:
+        task = await runtime.create(bench.spec("a", "sleep", "100"))
+        pid = await task.start()
+        async with anyio.create_task_group() as group:
+            group.start_soon(task.kill, signal.SIGTERM)
+            await anyio.sleep(0.1)
+            os.kill(pid, signal.SIGCONT)
+        assert (await task.status()).state is TaskState.RUNNING  # the first process of its pid namespace ignores it
+        await task.kill(signal.SIGKILL)
+        assert (await task.wait()).code == 137
+        await task.delete()

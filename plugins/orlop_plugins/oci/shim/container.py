@@ -30,6 +30,7 @@ from orlopd.plugin.values import Mount
 
 from ..journal import Journal
 from ..wire import to_timestamp
+from .begun import Begun
 from .cgroups import Cgroup
 from .crilog import Rotation
 from .oom import OomWatch
@@ -85,6 +86,7 @@ class Container:
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._restore: list[str] | None = None
+        self._begun: Begun | None = None
         self._deleted = False
         spec = _load(bundle / "config.json")
         self._program = program_of(spec.get("process") or {})
@@ -166,6 +168,9 @@ class Container:
     async def kill(self, exec_id: str, number: int, all: bool) -> None:
         """Send a signal to a process, or to all of the container."""
         process = self.process(exec_id)
+        begun = self._begun if process is self.main and process.state is TaskState.RUNNING else None
+        if begun is not None and number != signals.SIGKILL:
+            await begun.wait()
         if exec_id or not (all or process.state is TaskState.PAUSED):
             process.signal(number)
             return
@@ -334,6 +339,8 @@ class Container:
         self.cgroup = await asyncio.to_thread(Cgroup.of, self.main.pid)
         if self.cgroup is not None:
             self._oom = OomWatch(self.cgroup, self._out_of_memory)
+        if command == "create":
+            self._begun = Begun(self.main.pid)
         self._watch(self.main, future)
 
     async def _start_main(self) -> None:
