@@ -17,7 +17,7 @@ from tests.support.daemon import Daemon, processes_naming
 
 MIB = 1 << 20
 FULL = bool(os.environ.get("ORLOP_PROVE"))
-SIZE = (2048 if FULL else 96) * MIB
+SIZE = (2048 if FULL else 64) * MIB
 PIECE = 256 << 10
 EXECS = 10_000 if FULL else 200
 AT_ONCE = 4

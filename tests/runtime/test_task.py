@@ -9,6 +9,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
@@ -17,6 +18,7 @@ from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.runtime import OciRuntime
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.io.containerd.cgroups.v1 import cgroup1_pb2
+from orlopd.core.logs import read_log
 from orlopd.plugin.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -290,19 +292,22 @@ async def test_the_log_has_every_byte_in_cri_format(
     assert seen == {b"stdout": out, b"stderr": err}
 
 
-async def test_the_log_is_rotated_by_size_and_count(bench: Bench, tmp_path: Path) -> None:
-    bench.config = OciConfig(log_max_size=20_000, log_max_files=2)
+@pytest.mark.parametrize("form", ["cri", "json"])
+async def test_the_log_is_rotated_by_size_and_count(
+    bench: Bench, tmp_path: Path, form: Literal["cri", "json"]
+) -> None:
+    bench.config = OciConfig(log_format=form, log_max_size=20_000, log_max_files=2)
     log = tmp_path / "log"
     async with bench.open() as runtime:
         spec = bench.spec("a", "seq", "5000", stdio=Stdio(attach=True, log=str(log)))
         out, _, _ = await run(runtime, spec)
-    files = [Path(f"{log}.2"), Path(f"{log}.1"), log]
     assert sorted(os.listdir(tmp_path)) == ["log", "log.1", "log.2"]  # noqa: PTH208
-    numbers = [int(line.split(b" ", 3)[3]) for path in files for line in path.read_bytes().splitlines()]
+    assert (log.read_bytes()[:1] == b"{") is (form == "json")
+    numbers = [int(entry.data) async for entry in read_log(log)]
     assert numbers == list(range(numbers[0], 5001)), "a line is lost or doubled at a rotation"
     assert numbers[0] > 1
     assert out.splitlines()[-1] == b"5000"
-    for path in files[:2]:
+    for path in (Path(f"{log}.2"), Path(f"{log}.1")):
         assert 20_000 <= path.stat().st_size < 20_100
 
 

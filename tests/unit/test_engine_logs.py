@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,11 @@ START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 def line(number: int, text: str = "", stream: str = "stdout", tag: str = "F") -> str:
     at = (START + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%S.%f") + "789Z"
     return f"{at} {stream} {tag} {text or f'line {number}'}\n"
+
+
+def json_line(number: int, text: str = "") -> str:
+    at = (START + timedelta(seconds=number)).isoformat().replace("+00:00", ".0Z")
+    return json.dumps({"log": text or f"line {number}\n", "stream": "stdout", "time": at}) + "\n"
 
 
 async def read(path: Path, **query: object) -> list[bytes]:
@@ -100,6 +106,33 @@ async def test_the_last_lines_reach_into_rotated_files(log: Path) -> None:
     assert await read(log, tail=4) == numbered(4, 5, 6, 7)
     assert await read(log, tail=7) == numbered(*range(1, 8))
     assert await read(log) == numbered(*range(8))
+
+
+async def test_a_log_of_json_lines_is_read_as_any_other(log: Path) -> None:
+    write(Path(f"{log}.1"), line(0) + "".join(json_line(number) for number in range(1, 4)))
+    write(log, json_line(4, "a") + json_line(4, "b") + json_line(4, "c\n") + json_line(5, "open") + '{"log": 1}\n')
+    assert await read(log) == [*numbered(0, 1, 2, 3), b"a", b"b", b"c\n", b"open"]
+    assert await read(log, tail=3) == [b"line 3\n", b"a", b"b", b"c\n", b"open"]
+    since, until = START + timedelta(seconds=2), START + timedelta(seconds=5)
+    assert await read(log, since=since, until=until) == [*numbered(2, 3), b"a", b"b", b"c\n"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{",
+        b"{}",
+        b"{" * 100_000,
+        b'{"log": 1, "stream": "stdout", "time": "2026-01-02T03:04:05Z"}',
+        b'{"log": "x", "stream": "stdin", "time": "2026-01-02T03:04:05Z"}',
+        b'{"log": "x", "stream": ["stdout"], "time": "2026-01-02T03:04:05Z"}',
+        b'{"log": "x", "stream": "stdout", "time": 5}',
+        b'{"log": "\\ud800", "stream": "stdout", "time": "2026-01-02T03:04:05Z"}',
+        b'{"log": "x", "stream": "stdout", "time": "2026-99-02T03:04:05Z"}',
+    ],
+)
+def test_a_malformed_line_of_json_is_none(text: bytes) -> None:
+    assert parse_line(text) is None
 
 
 async def test_a_span_of_time(log: Path) -> None:

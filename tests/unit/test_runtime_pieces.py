@@ -16,13 +16,14 @@ from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.probe import probe
 from orlop_plugins.oci.shim.attach import signal_number
 from orlop_plugins.oci.shim.cgroups import Cgroup
-from orlop_plugins.oci.shim.crilog import CriLogSink
+from orlop_plugins.oci.shim.logfile import LogFile, LogKeeping
 from orlop_plugins.oci.shim.metrics import measure
 from orlop_plugins.oci.shim.restore import checkpoint_args, restore_args
 from orlop_plugins.oci.shim.runc import Failure, explain
 from orlop_protos.containerd.events import task_pb2 as events
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.io.containerd.cgroups.v2 import cgroup2_pb2
+from orlopd.core.logs import parse_line
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound, Skip
 from orlopd.plugin.runtime import Stdio
 
@@ -116,7 +117,7 @@ async def test_a_grown_journal_keeps_the_main_processs_life(
 
 async def test_the_log_keeps_bytes_and_pieces_apart(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    sink = CriLogSink(str(path), 2)
+    sink = LogFile(str(path), 2)
     sink.write(1, b"one\ntw")
     sink.write(2, b"err\n")
     sink.write(1, b"o\n\npart")
@@ -126,11 +127,29 @@ async def test_the_log_keeps_bytes_and_pieces_apart(tmp_path: Path) -> None:
     assert lines == [b"stdout F one", b"stderr F err", b"stdout F two", b"stdout F ", b"stdout P part"]
 
 
+async def test_a_log_of_json_lines_is_dockers_and_loses_no_byte(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    sink = LogFile(str(path), 2, LogKeeping(format="json"))
+    said = b'a "b" \xc3\xa9\n\n\xff\xfe not UTF-8 \xed\xb2\x80\n' + b"\xc3\xa9" * 20_000 + b"\npart"
+    sink.write(1, said[:7])  # in the middle of a character
+    sink.write(1, said[7:])
+    sink.write(2, b"err\n")
+    sink.release()
+    sink.release()
+    lines = path.read_bytes().splitlines()
+    assert b'{"log":"a \\"b\\" \xc3\xa9\\n","stream":"stdout","time":"20' in lines[0]
+    assert json.loads(lines[-1])["log"] == "part"
+    entries = [entry for entry in map(parse_line, lines) if entry]
+    assert len(entries) == len(lines)
+    assert b"".join(entry.data for entry in entries if entry.fd == 1) == said
+    assert [entry.data for entry in entries if entry.fd == 2] == [b"err\n"]
+
+
 async def test_a_log_that_is_a_symlink_is_not_followed(tmp_path: Path) -> None:
     """CVE-2026-53489."""
     (tmp_path / "log").symlink_to(tmp_path / "victim")
     with pytest.raises(FailedPrecondition):
-        CriLogSink(str(tmp_path / "log"), 1)
+        LogFile(str(tmp_path / "log"), 1)
     assert not (tmp_path / "victim").exists()
 
 

@@ -1,12 +1,14 @@
-"""Reading a container's log: CRI's format, written and rotated by the shim while it is read.
+"""Reading a container's log, which the shim writes and rotates while it is read.
 
-A line of the file is ``TIME stdout|stderr P|F BYTES``: F ends a line of the container's, P is a
-piece of one. Rotated files lie beside the log: ``output.log.1`` is the newest of them.
+A line of the file is ``TIME stdout|stderr P|F BYTES`` (CRI's format: F ends a line of the container's, P
+is a piece of one) or ``{"log": TEXT, "stream": "stdout"|"stderr", "time": TIME}`` (Docker's: the text of
+an ended line ends with a newline). A log may have both, one after the other. Rotated files lie beside the log: ``output.log.1`` is the newest of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import stat
@@ -85,6 +87,23 @@ async def read_log(
 
 def parse_line(line: bytes) -> LogEntry | None:
     """One line of the file, without its newline; None where it is malformed."""
+    return _parse_json(line) if line.startswith(b"{") else _parse_cri(line)
+
+
+def _parse_json(line: bytes) -> LogEntry | None:
+    try:
+        found = json.loads(line)
+        said, stream, at = found["log"], found["stream"], _parse_time(found["time"])
+        # Bytes that are not UTF-8 are escaped as lone surrogates.
+        data = said.encode("utf-8", "surrogateescape")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if at is None or stream not in ("stdout", "stderr"):
+        return None
+    return LogEntry(at, 1 if stream == "stdout" else 2, data)
+
+
+def _parse_cri(line: bytes) -> LogEntry | None:
     parts = line.split(b" ", 3)
     if len(parts) < 3 or parts[1] not in (b"stdout", b"stderr"):
         return None
@@ -267,5 +286,8 @@ def _tail_offset(file: BinaryIO, lines: int) -> tuple[int, int]:
 
 
 def _ends_line(piece: bytes) -> bool:
+    if piece.startswith(b"{"):
+        entry = _parse_json(piece)
+        return entry is not None and entry.data.endswith(b"\n")
     parts = piece.split(b" ", 3)
     return len(parts) > 2 and parts[2].split(b":")[0] == b"F"

@@ -30,7 +30,7 @@ class Stdio:
     Each of the three is "" (nothing), the path of a FIFO that a client made, or a URI:
     ``file:///path`` (append), ``binary:///path?args`` (a log driver). With ``attach`` set the shim
     keeps the streams itself for clients that connect by :meth:`Task.attach`; ``log`` then names a
-    file for it to write in CRI's log format. Attach works beside FIFOs as well. ``hold_stdin``
+    file for it to write, in CRI's or Docker's format. Attach works beside FIFOs as well. ``hold_stdin``
     gives the process a standard input that stays open until a client ends it.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from orlopd.plugin import Config
@@ -29,6 +31,10 @@ class OciConfig(Config):
     fork_server: bool = Field(
         default=True,
         description="Fork shims from a process that has its imports done; else start interpreters.",
+    )
+    log_format: Literal["cri", "json"] = Field(
+        default="cri",
+        description="What containers' logs are written in: Kubernetes' format, or JSON objects as Docker's json-file.",
     )
     log_max_size: int = Field(
         default=64 << 20, ge=0, description="Bytes after which a container's log is rotated; 0 for never."

@@ -131,6 +131,7 @@ class OciRuntime:
             stall=self._config.client_stall,
             log_size=self._config.log_max_size,
             log_files=self._config.log_max_files,
+            log_format=self._config.log_format,
         )
         await self._launcher.launch(order)
         shim = await anyio.to_thread.run_sync(ShimProcess.find, folder.path)

@@ -32,7 +32,7 @@ from ..journal import Journal
 from ..wire import to_timestamp
 from .begun import Begun
 from .cgroups import Cgroup
-from .crilog import Rotation
+from .logfile import LogKeeping
 from .oom import OomWatch
 from .process import Exec, Process, program_of
 from .reaper import Ended, Reaper
@@ -61,12 +61,12 @@ class Container:
         reaper: Reaper,
         journal: Journal,
         stall: float,
-        rotation: Rotation,
+        keeping: LogKeeping,
     ) -> None:
         self.id = id
         self.folder = bundle
         self.reaper = reaper
-        self.owner = Owner(namespace, id, options.io_uid, options.io_gid, rotation)
+        self.owner = Owner(namespace, id, options.io_uid, options.io_gid, keeping)
         self.runc = Runc(
             reaper,
             options.binary_name or "runc",

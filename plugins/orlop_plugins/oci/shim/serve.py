@@ -27,7 +27,7 @@ from ...ttrpc import TtrpcServer
 from .. import journal
 from ..shims import identity
 from .answer import methods
-from .crilog import Rotation
+from .logfile import LogKeeping
 from .publish import publish
 from .reaper import Reaper
 from .service import Shim, ShimService, TaskService
@@ -60,6 +60,7 @@ class Order:
     :param stall: seconds that an attached client may keep a container waiting
     :param log_size: bytes after which a log that the shim writes is put aside; 0 for never
     :param log_files: how many of those put aside are kept
+    :param log_format: what such a log is written in, "cri" or "json"
     :param protocol: what the socket speaks, "grpc" or "ttrpc"
     :param publish: the ttrpc socket of a containerd that wants the events; "" where somebody reads them here
     """
@@ -72,6 +73,7 @@ class Order:
     stall: float = 10.0
     log_size: int = 0
     log_files: int = 0
+    log_format: str = "cri"
     protocol: str = "grpc"
     publish: str = ""
 
@@ -170,7 +172,7 @@ async def _run(order: Order, ready: int) -> None:
         order.stall,
         reaper,
         journal.Journal(bundle / journal.FILE),
-        Rotation(order.log_size, order.log_files),
+        LogKeeping(order.log_size, order.log_files, order.log_format),
     )
     async with _serving(shim, order):
         loop.call_later(_IDLE, shim.end_if_unused)

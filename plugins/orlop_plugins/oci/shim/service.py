@@ -37,7 +37,7 @@ from ..stdio import decode
 from ..wire import REASON_HEADER, VERSION, pack_error, to_timestamp
 from .attach import attach
 from .container import Container
-from .crilog import NEVER, Rotation
+from .logfile import PLAIN, LogKeeping
 from .metrics import measure
 from .process import Process
 from .reaper import Reaper
@@ -96,12 +96,12 @@ class Shim:
         stall: float,
         reaper: Reaper,
         journal: Journal,
-        rotation: Rotation = NEVER,
+        keeping: LogKeeping = PLAIN,
     ) -> None:
         self.namespace = namespace
         self.root = root
         self.stall = stall
-        self.rotation = rotation
+        self.keeping = keeping
         self.reaper = reaper
         self.journal = journal
         self.containers: dict[str, Container] = {}
@@ -153,7 +153,7 @@ class TaskService(task_grpc.TaskServicer):
             shim.reaper,
             shim.journal,
             shim.stall,
-            shim.rotation,
+            shim.keeping,
         )
         mounts = [Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
         shim.making.add(request.id)

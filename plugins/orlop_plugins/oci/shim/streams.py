@@ -16,7 +16,7 @@ from orlopd.plugin.runtime import Stdio
 
 from . import sinks
 from .console import ConsoleSocket
-from .crilog import NEVER, CriLogSink, Rotation
+from .logfile import PLAIN, LogFile, LogKeeping
 from .hub import Hub, Sink
 from .logdriver import LogDriver
 from .reaper import Reaper
@@ -29,13 +29,13 @@ _CONSOLE_DEADLINE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose streams they are: what a log driver is told, who is to own the pipes, when a log is rotated."""
+    """Whose streams they are: what a log driver is told, who is to own the pipes, how a log is kept."""
 
     namespace: str
     id: str
     uid: int = 0
     gid: int = 0
-    rotation: Rotation = NEVER
+    keeping: LogKeeping = PLAIN
 
 
 class Streams:
@@ -174,7 +174,7 @@ class Streams:
         stdio, resume = self.stdio, self.hub.resume
         streams = (1,) if stdio.terminal else (1, 2)
         if stdio.log:
-            self.hub.add_sink(CriLogSink(stdio.log, len(streams), self._owner.rotation), *streams)
+            self.hub.add_sink(LogFile(stdio.log, len(streams), self._owner.keeping), *streams)
         scheme = urlsplit(stdio.stdout).scheme
         if scheme == "file":
             path = unquote(urlsplit(stdio.stdout).path)

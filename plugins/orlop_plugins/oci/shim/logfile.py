@@ -1,9 +1,7 @@
-"""A container's log in the format of the Kubernetes container runtime interface.
+"""A container's log, as the shim writes and rotates it.
 
-One line for each: ``2006-01-02T15:04:05.999999999Z stdout F text``. F (full) stands for text that ended with
-a newline; P (partial) for a piece of a line, to be joined with the next of its stream. An unfinished line is
-written as P after a short while and at the end, so that the log always has what the process wrote, byte for
-byte.
+Each line of the container's is one of the file, a long one several. An unfinished line is written as a piece after a
+short while and at the end, so that the log always has what the process wrote, byte for byte.
 """
 
 from __future__ import annotations
@@ -12,39 +10,40 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument
 
+from .logformat import FORMATS, now
+
 log = logging.getLogger(__name__)
 
 _LONGEST = 16 << 10
 _PATIENCE = 0.1
-_NAMES = {1: b"stdout", 2: b"stderr"}
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
-    """When a log is put aside: at ``size`` bytes (0 for never), and how many of those put aside are kept.
+class LogKeeping:
+    """How a log is kept: put aside at ``size`` bytes (0 for never), with so many ``files`` of those put aside.
 
-    ``PATH.1`` is the newest of them.
+    ``PATH.1`` is the newest of them. ``format`` is one of :data:`.logformat.FORMATS`.
     """
 
     size: int = 0
     files: int = 0
+    format: str = "cri"
 
 
-NEVER = Rotation()
+PLAIN = LogKeeping()
 
 
-class CriLogSink:
+class LogFile:
     """Writes both streams to one file, which it owns."""
 
     full = False
 
-    def __init__(self, path: str, streams: int, rotation: Rotation = NEVER) -> None:
+    def __init__(self, path: str, streams: int, keeping: LogKeeping = PLAIN) -> None:
         if not path.startswith("/"):
             raise InvalidArgument(f"the log's path {path!r} must be absolute")
         try:
@@ -53,7 +52,8 @@ class CriLogSink:
         except OSError as error:
             raise FailedPrecondition(f"cannot open the log {path!r}: {error.strerror}") from error
         self._path = path
-        self._rotation = rotation
+        self._keeping = keeping
+        self._line = FORMATS[keeping.format]
         self._size = os.fstat(self._fd).st_size
         self._streams = streams
         self._rest: dict[int, bytes] = {}
@@ -62,19 +62,17 @@ class CriLogSink:
     def write(self, stream: int, data: bytes) -> None:
         if self._fd < 0:
             return
-        stamp = _now()
+        stamp = now()
         rest = self._rest.pop(stream, b"")
         *lines, tail = (rest + data).split(b"\n")
-        full = _prefix(stamp, stream, b"F")
-        partial = _prefix(stamp, stream, b"P")
         out: list[bytes] = []
         for line in lines:
             while len(line) > _LONGEST:
-                out += (partial, line[:_LONGEST], b"\n")
+                out.append(self._line(stamp, stream, line[:_LONGEST], False))
                 line = line[_LONGEST:]
-            out += (full, line, b"\n")
+            out.append(self._line(stamp, stream, line, True))
         while len(tail) >= _LONGEST:
-            out += (partial, tail[:_LONGEST], b"\n")
+            out.append(self._line(stamp, stream, tail[:_LONGEST], False))
             tail = tail[_LONGEST:]
         if tail:
             self._rest[stream] = tail
@@ -102,14 +100,14 @@ class CriLogSink:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        stamp = _now()
+        stamp = now()
         for stream, text in self._rest.items():
-            self._put(_prefix(stamp, stream, b"P") + text + b"\n")
+            self._put(self._line(stamp, stream, text, False))
         self._rest.clear()
 
     def _put(self, data: bytes) -> None:
         """Write whole lines."""
-        limit = self._rotation.size
+        limit = self._keeping.size
         try:
             while data and self._fd >= 0:
                 room = limit - self._size if limit else len(data)
@@ -127,7 +125,7 @@ class CriLogSink:
 
     def _rotate(self) -> None:
         """Put the file aside. Whoever reads it goes on in it and finds the next one by its number."""
-        kept = self._rotation.files
+        kept = self._keeping.files
         for number in range(kept - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")  # noqa: PTH104
@@ -144,13 +142,3 @@ def _open(path: str) -> int:
     # O_NOFOLLOW: a log that was replaced by a symlink leads nowhere (CVE-2026-53489).
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
 
-
-def _prefix(stamp: bytes, stream: int, tag: bytes) -> bytes:
-    return b"%b %b %b " % (stamp, _NAMES[stream], tag)
-
-
-def _now() -> bytes:
-    nanos = time.time_ns()
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanos // 10**9)).encode() + b".%09dZ" % (
-        nanos % 10**9
-    )
