@@ -15,7 +15,7 @@ from orlop_plugins.oci import journal, specs, stdio, wire
 from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.probe import probe
 from orlop_plugins.oci.shim.attach import signal_number
-from orlop_plugins.oci.shim.cgroups import Cgroup
+from orlop_plugins.oci.shim.cgroups import Cgroup, groups_at
 from orlop_plugins.oci.shim.logfile import LogFile, LogKeeping
 from orlop_plugins.oci.shim.metrics import measure
 from orlop_plugins.oci.shim.restore import checkpoint_args, restore_args
@@ -261,6 +261,24 @@ def test_where_a_containers_groups_are(
     assert (cgroup.version if cgroup else 0, set(cgroup.paths) if cgroup else set()) == (version, folders)
     if version == 1 and cgroup is not None:
         assert cgroup.path("memory") == Path("/c/memory/d/a")
+
+
+@pytest.mark.parametrize(
+    ("inside", "folder"),
+    [
+        ("system.slice:orlop:a", "system.slice/orlop-a.scope"),
+        (":docker:a", "system.slice/docker-a.scope"),
+        ("machine-big.slice:p:a", "machine.slice/machine-big.slice/p-a.scope"),
+        ("-.slice:p:a", "p-a.scope"),
+        ("system.slice::b.scope", "system.slice/b.scope"),
+        ("/ns/a", "ns/a"),
+    ],
+)
+def test_groups_are_found_where_systemd_puts_them(tmp_path: Path, inside: str, folder: str) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text(f"30 1 0:26 / {tmp_path}/c rw - cgroup2 cgroup rw\n")
+    (tmp_path / "c" / folder).mkdir(parents=True)
+    assert groups_at(inside, tmp_path) == [tmp_path / "c" / folder]
 
 
 def _pretend_crun(folder: Path, version: str) -> Path:

@@ -16,8 +16,14 @@ class OciConfig(Config):
         default="", description="The OCI runtime's name or path; the runtime's own name if empty."
     )
     systemd_cgroup: bool = Field(
-        default=False,
-        description="Let systemd make the containers' control groups (needs systemd paths in specs).",
+        default=False, description="Let systemd make the containers' control groups, as scopes."
+    )
+    cgroup_parent: str = Field(
+        default="",
+        description="What containers' control groups lie below: a path, or a slice where systemd makes them.",
+    )
+    systemd_scope: bool = Field(
+        default=True, description="Put each shim into a scope of its own where systemd runs."
     )
     shim_deadline: float = Field(
         default=15.0, gt=0, description="Seconds that a shim may take until it serves."

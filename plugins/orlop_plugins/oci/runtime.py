@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -23,7 +24,7 @@ from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, OrlopError
 from orlopd.plugin.runtime import Task, TaskSpec
 from orlopd.plugin.values import TypedBytes
 
-from . import specs
+from . import scope, specs
 from .cleanup import clean_up, has, remove_empty_groups
 from .config import OciConfig
 from .folder import Folder, Record, check_id, new_address
@@ -51,6 +52,7 @@ class OciRuntime:
         self._group = tasks
         self._launcher = Launcher(config.shim_deadline, fork_server=config.fork_server, label=str(state))
         self._tasks: set[ShimTask] = set()
+        self._scoped = config.systemd_scope and scope.available()
 
     @classmethod
     async def open(cls, binary: str, context: Context) -> OciRuntime:
@@ -119,7 +121,7 @@ class OciRuntime:
         for item in list(self._tasks):
             await item.aclose()
         await self._launcher.aclose()
-        await anyio.to_thread.run_sync(_remove_groups, self._state)
+        await anyio.to_thread.run_sync(_remove_groups, self._state, self._config.cgroup_parent)
 
     async def _launch(self, folder: Folder, record: Record) -> ShimTask:
         order = Order(
@@ -133,7 +135,9 @@ class OciRuntime:
             log_files=self._config.log_max_files,
             log_format=self._config.log_format,
         )
-        await self._launcher.launch(order)
+        pid = await self._launcher.launch(order)
+        if self._scoped:
+            self._group.start_soon(scope.enter, pid, record.namespace, record.id)
         shim = await anyio.to_thread.run_sync(ShimProcess.find, folder.path)
         if shim is None:
             raise FailedPrecondition(
@@ -179,6 +183,9 @@ class OciRuntime:
         changed = os.stat(record.binary).st_mtime_ns  # noqa: PTH116
         newest = specs.newest_spec(record.binary, changed)
         data, config = specs.prepare(spec.spec, bundle=spec.bundle, newest=newest)
+        parent, systemd = self._config.cgroup_parent, options.systemd_cgroup
+        if specs.place(config, record.namespace, record.id, parent=parent, systemd=systemd):
+            data = json.dumps(config).encode()
         folder.write("config.json", data)
         root = specs.remapped_root(config)
         if root is not None:  # the container's root must reach its rootfs through this folder
@@ -235,10 +242,11 @@ def _find(binary: str) -> str:
     return path
 
 
-def _remove_groups(state: Path) -> None:
+def _remove_groups(state: Path, parent: str) -> None:
     """Of every namespace that ever had a task, an earlier daemon's too."""
     with contextlib.suppress(FileNotFoundError):
-        remove_empty_groups(path.name for path in (state / "runc").iterdir())
+        names = [path.name for path in (state / "runc").iterdir()]
+        remove_empty_groups([*names, *(f"{parent.strip('/')}/{name}" for name in names if parent.strip("/"))])
 
 
 def _remove(folder: Folder, record: Record) -> None:

@@ -42,6 +42,27 @@ def prepare(spec: bytes, *, bundle: str, newest: str) -> tuple[bytes, dict[str, 
     return json.dumps(config).encode(), config
 
 
+def place(config: dict[str, Any], namespace: str, id: str, *, parent: str, systemd: bool) -> bool:
+    """Put a container's control group where the operator wants it; whether the spec has changed.
+
+    Only ``/NAMESPACE/ID`` is moved, which a client means as "the usual place". A path of its own is its own matter.
+
+    :param parent: a path, or where systemd makes the groups a slice; "" for the top and for system.slice
+    :param systemd: whether the runtime has systemd make the group: the path is then ``SLICE:PREFIX:NAME``
+    """
+    linux = config.get("linux")
+    if not isinstance(linux, dict) or linux.get("cgroupsPath") != f"/{namespace}/{id}":
+        return False
+    if systemd:
+        last = parent.rpartition("/")[2]
+        linux["cgroupsPath"] = f"{last if last.endswith('.slice') else 'system.slice'}:orlop:{namespace}-{id}"
+    elif parent.strip("/"):
+        linux["cgroupsPath"] = f"/{parent.strip('/')}/{namespace}/{id}"
+    else:
+        return False
+    return True
+
+
 def remapped_root(config: dict[str, Any]) -> tuple[int, int] | None:
     """The host's ids for the container's root and its group where the spec has a user namespace."""
     linux = config.get("linux") or {}

@@ -67,9 +67,10 @@ class Cgroup:
 def groups_at(inside: str, proc: Path = Path("/proc")) -> list[Path]:
     """The folders of a control group in every hierarchy, as far as they are there.
 
-    :param inside: an OCI spec's ``cgroupsPath`` that begins with "/"; nothing is found for any other
+    :param inside: an OCI spec's ``cgroupsPath``, a path that begins with "/" or systemd's ``SLICE:PREFIX:NAME``;
+        nothing is found for any other
     """
-    parts = Path(inside).parts
+    parts = Path(unit_path(inside) if inside.count(":") == 2 else inside).parts
     if len(parts) < 2 or parts[0] != "/" or ".." in parts:
         return []
     try:
@@ -78,6 +79,16 @@ def groups_at(inside: str, proc: Path = Path("/proc")) -> list[Path]:
         return []
     folders = {Path(point, *parts[1:]) for _, point in mounts.values()}
     return sorted(folder for folder in folders if folder.is_dir())
+
+
+def unit_path(inside: str) -> str:
+    """Where systemd puts the unit that ``SLICE:PREFIX:NAME`` means: slices lie as their names' dashes say."""
+    unit_slice, prefix, name = inside.split(":")
+    names = (unit_slice or "system.slice").removesuffix(".slice").split("-")
+    slices = [f"{'-'.join(names[: depth + 1])}.slice" for depth in range(len(names)) if any(names)]
+    whole = f"{prefix}-{name}" if prefix else name
+    unit = name if name.endswith((".slice", ".scope")) else f"{whole}.scope"
+    return "/".join(["", *slices, unit])
 
 
 def members(folder: Path) -> list[int]:
