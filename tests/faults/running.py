@@ -197,9 +197,9 @@ class Running:
         found = await to_thread.run_sync(processes_naming, str(self.daemon.state))
         killed = 0
         for pid in found:
-            # A fork looks like its server until it is a shim, which this fault is not to kill: looked at once more.
+            # A fork looks like its server until it is a shim, which is not to be killed here: looked at again.
             with suppress(OSError):
-                if b"oci.shim.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"oci.shim.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes():  # noqa: ASYNC240
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
         return killed

@@ -1,4 +1,7 @@
-"""What systemd is told about shims and control groups. It does not run here: what it is told is written down instead."""
+"""What systemd is told about shims and control groups, written down by programs in its place."""
+
+# Small files, and one client.
+# ruff: noqa: ASYNC110, ASYNC240
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ ASKED = """#!/bin/sh
 printf '%s\\n' "$@" >>{record}
 """
 WITHOUT_SYSTEMD = """#!/bin/sh
-# The real runtime, but that it is not told to ask systemd: a group by systemd's name is then one at that path.
+# The real runtime, which is not told to ask systemd: a group by systemd's name is one at that path.
 for word; do
     [ "$word" = --systemd-cgroup ] && echo "$*" >>{record}
     shift
@@ -61,7 +64,9 @@ async def test_a_shim_has_a_scope_of_its_own(
     assert "StartTransientUnit" in asked
     assert asked[asked.index("ssa(sv)a(sa(sv))") + 1 :][:3] == ["orlop-shim-test-a.scope", "fail", "3"]
     assert asked[asked.index("PIDs") :] == ["PIDs", "au", "1", str(shim), "0"]
-    assert asked[asked.index("CollectMode") :][:3] == ["CollectMode", "s", "inactive-or-failed"], "a dead one is forgotten"
+    assert asked[asked.index("CollectMode") :][:3] == ["CollectMode", "s", "inactive-or-failed"], (
+        "a dead one is forgotten"
+    )
 
 
 async def test_without_systemd_nobody_is_asked(bench: Bench, recording: Callable[[str, str], Path]) -> None:

@@ -110,7 +110,10 @@ async def test_the_last_lines_reach_into_rotated_files(log: Path) -> None:
 
 async def test_a_log_of_json_lines_is_read_as_any_other(log: Path) -> None:
     write(Path(f"{log}.1"), line(0) + "".join(json_line(number) for number in range(1, 4)))
-    write(log, json_line(4, "a") + json_line(4, "b") + json_line(4, "c\n") + json_line(5, "open") + '{"log": 1}\n')
+    write(
+        log,
+        json_line(4, "a") + json_line(4, "b") + json_line(4, "c\n") + json_line(5, "open") + '{"log": 1}\n',
+    )
     assert await read(log) == [*numbered(0, 1, 2, 3), b"a", b"b", b"c\n", b"open"]
     assert await read(log, tail=3) == [b"line 3\n", b"a", b"b", b"c\n", b"open"]
     since, until = START + timedelta(seconds=2), START + timedelta(seconds=5)

@@ -2,7 +2,8 @@
 
 A line of the file is ``TIME stdout|stderr P|F BYTES`` (CRI's format: F ends a line of the container's, P
 is a piece of one) or ``{"log": TEXT, "stream": "stdout"|"stderr", "time": TIME}`` (Docker's: the text of
-an ended line ends with a newline). A log may have both, one after the other. Rotated files lie beside the log: ``output.log.1`` is the newest of them.
+an ended line ends with a newline). A log may have both, one after the other. Rotated files lie beside the
+log: ``output.log.1`` is the newest of them.
 """
 
 from __future__ import annotations

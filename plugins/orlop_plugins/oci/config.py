@@ -40,7 +40,7 @@ class OciConfig(Config):
     )
     log_format: Literal["cri", "json"] = Field(
         default="cri",
-        description="What containers' logs are written in: Kubernetes' format, or JSON objects as Docker's json-file.",
+        description="What containers' logs are written in: Kubernetes' format, or Docker's json-file.",
     )
     log_max_size: int = Field(
         default=64 << 20, ge=0, description="Bytes after which a container's log is rotated; 0 for never."

@@ -30,8 +30,8 @@ def available() -> bool:
 async def enter(pid: int, namespace: str, id: str) -> None:
     """Put a running process into a transient scope (org.freedesktop.systemd1(5), StartTransientUnit).
 
-    systemd forgets the scope when the process has ended, however it ends. What goes wrong is logged and no error: the
-    shim works in the daemon's own group too.
+    systemd forgets the scope when the process has ended, however it ends. What goes wrong is logged and no
+    error: the shim works in the daemon's own group too.
     """
     properties = {
         "Description": ("s", f"Orlop's shim of container {id} in {namespace}"),
@@ -47,6 +47,6 @@ async def enter(pid: int, namespace: str, id: str) -> None:
     except (OSError, TimeoutError) as error:
         log.warning("the shim of %s/%s stays in the daemon's control group: %s", namespace, id, error)
         return
-    if done.returncode and Path(f"/proc/{pid}").exists():
+    if done.returncode and await anyio.Path(f"/proc/{pid}").exists():
         said = done.stderr.decode(errors="replace").strip()[-500:]
         log.warning("the shim of %s/%s stays in the daemon's control group: %s", namespace, id, said)

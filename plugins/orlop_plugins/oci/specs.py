@@ -45,7 +45,7 @@ def prepare(spec: bytes, *, bundle: str, newest: str) -> tuple[bytes, dict[str, 
 def place(config: dict[str, Any], namespace: str, id: str, *, parent: str, systemd: bool) -> bool:
     """Put a container's control group where the operator wants it; whether the spec has changed.
 
-    Only ``/NAMESPACE/ID`` is moved, which a client means as "the usual place". A path of its own is its own matter.
+    Only ``/NAMESPACE/ID`` is moved, which a client means as "the usual place". A path of its own stays.
 
     :param parent: a path, or where systemd makes the groups a slice; "" for the top and for system.slice
     :param systemd: whether the runtime has systemd make the group: the path is then ``SLICE:PREFIX:NAME``

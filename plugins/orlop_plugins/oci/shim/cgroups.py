@@ -67,8 +67,8 @@ class Cgroup:
 def groups_at(inside: str, proc: Path = Path("/proc")) -> list[Path]:
     """The folders of a control group in every hierarchy, as far as they are there.
 
-    :param inside: an OCI spec's ``cgroupsPath``, a path that begins with "/" or systemd's ``SLICE:PREFIX:NAME``;
-        nothing is found for any other
+    :param inside: an OCI spec's ``cgroupsPath``, a path that begins with "/" or systemd's
+        ``SLICE:PREFIX:NAME``; nothing is found for any other
     """
     parts = Path(unit_path(inside) if inside.count(":") == 2 else inside).parts
     if len(parts) < 2 or parts[0] != "/" or ".." in parts:

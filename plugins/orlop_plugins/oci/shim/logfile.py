@@ -1,7 +1,7 @@
 """A container's log, as the shim writes and rotates it.
 
-Each line of the container's is one of the file, a long one several. An unfinished line is written as a piece after a
-short while and at the end, so that the log always has what the process wrote, byte for byte.
+Each line of the container's is one of the file, a long one several. An unfinished line is written as a piece
+after a short while and at the end, so that the log always has what the process wrote, byte for byte.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PATIENCE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class LogKeeping:
-    """How a log is kept: put aside at ``size`` bytes (0 for never), with so many ``files`` of those put aside.
+    """How a log is kept: put aside at ``size`` bytes (0 for never), with so many ``files`` of those.
 
     ``PATH.1`` is the newest of them. ``format`` is one of :data:`.logformat.FORMATS`.
     """
@@ -141,4 +141,3 @@ class LogFile:
 def _open(path: str) -> int:
     # O_NOFOLLOW: a log that was replaced by a symlink leads nowhere (CVE-2026-53489).
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-

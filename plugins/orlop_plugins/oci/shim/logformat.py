@@ -23,8 +23,8 @@ def now() -> bytes:
 def cri_line(at: bytes, stream: int, text: bytes, whole: bool) -> bytes:
     """The Kubernetes container runtime interface's: ``2006-01-02T15:04:05.999999999Z stdout F text``.
 
-    F (full) stands for text that ended with a newline; P (partial) for a piece, to be joined with the next of its
-    stream.
+    F (full) stands for text that ended with a newline; P (partial) for a piece, to be joined with the next of
+    its stream.
     """
     return b"%b %b %b %b\n" % (at, _NAMES[stream].encode(), b"F" if whole else b"P", text)
 
@@ -32,7 +32,7 @@ def cri_line(at: bytes, stream: int, text: bytes, whole: bool) -> bytes:
 def json_line(at: bytes, stream: int, text: bytes, whole: bool) -> bytes:
     """Docker's json-file: ``{"log": "text\\n", "stream": "stdout", "time": "…"}``; a piece has no newline.
 
-    Bytes that are not UTF-8 become the lone surrogates U+DC80 to U+DCFF (PEP 383), escaped, so that none is lost.
+    Bytes that are not UTF-8 become the lone surrogates U+DC80 to U+DCFF (PEP 383), escaped: none is lost.
     """
     said = (text + b"\n" if whole else text).decode("utf-8", "surrogateescape")
     line = {"log": said, "stream": _NAMES[stream], "time": at.decode()}

@@ -16,9 +16,9 @@ from orlopd.plugin.runtime import Stdio
 
 from . import sinks
 from .console import ConsoleSocket
-from .logfile import PLAIN, LogFile, LogKeeping
 from .hub import Hub, Sink
 from .logdriver import LogDriver
+from .logfile import PLAIN, LogFile, LogKeeping
 from .reaper import Reaper
 from .stdin import FifoSource, StdinWriter
 
