@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What the tests start hundreds of times need not be compiled each time, whatever the environment says: a daemon
-# starts in half the time.
+# What the tests start hundreds of times need not be compiled each time, whatever the environment says: a
+# daemon starts in half the time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes says more about the machine than about the code.

@@ -197,7 +197,7 @@ class Running:
         found = await to_thread.run_sync(processes_naming, str(self.daemon.state))
         killed = 0
         for pid in found:
-            # A fork looks like its server until it is a shim, which is not to be killed here: looked at again.
+            # A fork looks like its server until it is a shim, not to be killed here: looked at again.
             with suppress(OSError):
                 if b"oci.shim.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes():  # noqa: ASYNC240
                     os.kill(pid, signal.SIGKILL)

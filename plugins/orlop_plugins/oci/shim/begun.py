@@ -12,8 +12,8 @@ _POLL = 0.001
 class Begun:
     """Tells the runtime's init from the program that it will execute.
 
-    A runtime says "started" a moment before its init executes the program. A signal in between is lost, or ends
-    runc's init, a Go program, with 2: an exit code that nobody's program had.
+    A runtime says "started" a moment before its init executes the program. A signal in between is lost, or
+    ends runc's init, a Go program, with 2: an exit code that nobody's program had.
 
     :param pid: the init, as the runtime's ``create`` left it
     """
