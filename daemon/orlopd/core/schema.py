@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orlopd.plugin.errors import DataLoss, FailedPrecondition
-from orlopd.plugin.write_ahead import use_log
 
 APPLICATION_ID = 0x4F524C50
 VERSION = 2
@@ -253,7 +252,8 @@ def prepare(conn: sqlite3.Connection, path: Path) -> None:
     result = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
     if result != "ok":
         raise damaged(path, str(result))
-    use_log(conn, path)
+    conn.execute("PRAGMA journal_mode = WAL")
+    conn.execute("PRAGMA synchronous = FULL")
     for number, migrate in enumerate(MIGRATIONS[version:], version + 1):
         conn.execute("BEGIN IMMEDIATE")
         try:

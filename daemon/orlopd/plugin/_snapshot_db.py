@@ -24,7 +24,6 @@ from .errors import (
 )
 from .files import disk_full, disk_is_full
 from .values import Labels, SnapshotInfo, SnapshotKind, Usage
-from .write_ahead import use_log
 
 _VERSION = 3
 _PAGE = 500
@@ -145,8 +144,8 @@ class SnapshotDatabase:
 
     def _prepare(self) -> None:
         path = self._path
-        use_log(self._connection, path)
-        for pragma in ("foreign_keys = ON", "temp_store = MEMORY"):
+        pragmas = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY")
+        for pragma in pragmas:
             self._connection.execute(f"PRAGMA {pragma}")
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
         if version > _VERSION:
