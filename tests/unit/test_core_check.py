@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -156,6 +157,21 @@ async def test_ingests_of_one_side_alone(tmp_path: Path) -> None:
             await ingest.write(b"x")
         await mends(store, "INGEST_UNKNOWN")
         assert world.ingests == 0
+
+
+async def test_an_ingest_that_was_never_begun_is_forgotten_at_the_start(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.open() as store:
+        await store.gc.collect()
+        for ref in ("lost", "kept"):
+            async with await store.content.ingest(NS, ref) as ingest:
+                await ingest.write(b"some")
+        for folder in (world.folder / "content" / "ingest").iterdir():
+            if b"lost" in (folder / "state").read_bytes():
+                shutil.rmtree(folder)
+    async with world.open() as store:
+        assert (await check(store))[0] == []
+        assert [status.ref for status in await store.content.statuses(NS)] == ["kept"]
 
 
 async def test_snapshots_of_one_side_alone(tmp_path: Path) -> None:

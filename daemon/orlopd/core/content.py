@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
 from orlopd.plugin.content import BlobReader, ContentStore
-from orlopd.plugin.errors import AlreadyExists, NotFound, ResourceExhausted, Unavailable
+from orlopd.plugin.errors import AlreadyExists, NotFound, OrlopError, ResourceExhausted, Unavailable
 from orlopd.plugin.values import NO_LABELS, IngestStatus, Labels, check_digest, now, sha256
 
 from . import blobs, graph, ingests, leases
@@ -26,6 +27,8 @@ from .scope import Scope
 from .shield import shielded
 
 __all__ = ["Content", "ContentInfo", "NamespacedIngest", "Sharing"]
+
+log = logging.getLogger("orlopd.content")
 
 PAGE = 500
 
@@ -57,6 +60,15 @@ class Content:
         self._gc = gc
         self._sharing = sharing
         self._writing: set[str] = set()
+
+    async def recover(self) -> None:
+        """Forget ingests that a daemon recorded, and died before the store had them; at the start alone."""
+        try:
+            there = {status.ref async for status in self._store.ingests()}
+        except OrlopError as error:
+            log.warning("cannot look for ingests that were never begun: %s", error)
+            return
+        await self._db.write(lambda conn: ingests.forget_all_but(conn, there))
 
     async def info(self, scope: Scope, digest: str) -> ContentInfo:
         """What is known of a blob.

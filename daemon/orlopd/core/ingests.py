@@ -325,6 +325,16 @@ def remove(conn: Connection, scope: Scope, ref: str) -> None:
     leases.let_go(conn, scope, "ingests", ref)
 
 
+def forget_all_but(conn: Connection, backend_refs: Set[str]) -> None:
+    """Forget the ingests whose bytes the store does not have, under none of these names."""
+    # One that shares another namespace's blob has no bytes of its own.
+    rows = conn.execute("SELECT namespace, ref, backend_ref FROM ingests WHERE expected = ''").fetchall()
+    for namespace, ref, backend_ref in rows:
+        if backend_ref not in backend_refs:
+            conn.execute("DELETE FROM ingests WHERE namespace = ? AND ref = ?", (namespace, ref))
+            graph.drop(conn, namespace, graph.node(graph.INGEST, ref))
+
+
 def locked(ref: str) -> Unavailable:
     """The error for an ingest that another writer has open."""
     return Unavailable(f"ref {ref} locked: another writer has it open: unavailable", resource=f"ingest {ref}")

@@ -106,6 +106,7 @@ async def open_store(
             Upkeep(db, gc, snapshots, explainer),
             Checker(db, parts.content, parts.snapshotters, gc),
         )
+        await content.recover()
         await store.snapshots.recover()
         failure: Exception | None = None
         async with anyio.create_task_group() as group:
