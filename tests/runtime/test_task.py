@@ -420,9 +420,8 @@ async def test_a_signal_right_after_the_start_reaches_the_program_and_not_the_ru
             group.start_soon(task.kill, signal.SIGTERM)
             await anyio.sleep(0.1)
             os.kill(pid, signal.SIGCONT)
-        assert (
-            await task.status()
-        ).state is TaskState.RUNNING  # the first process of its pid namespace ignores it
+        # The first process of a pid namespace ignores it.
+        assert (await task.status()).state is TaskState.RUNNING
         await task.kill(signal.SIGKILL)
         assert (await task.wait()).code == 137
         await task.delete()

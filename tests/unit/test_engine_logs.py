@@ -71,6 +71,15 @@ def test_a_piece_of_a_line_has_no_line_end() -> None:
         b"2026-01-02T03:04:05Z stdout X x",
         b"2026-99-02T03:04:05Z stdout F x",
         b"\xff\xfe stdout F x",
+        b"{",
+        b"{}",
+        b"{" * 100_000,
+        b'{"log": 1, "stream": "stdout", "time": "2026-01-02T03:04:05Z"}',
+        b'{"log": "x", "stream": "stdin", "time": "2026-01-02T03:04:05Z"}',
+        b'{"log": "x", "stream": ["stdout"], "time": "2026-01-02T03:04:05Z"}',
+        b'{"log": "x", "stream": "stdout", "time": 5}',
+        b'{"log": "\\ud800", "stream": "stdout", "time": "2026-01-02T03:04:05Z"}',
+        b'{"log": "x", "stream": "stdout", "time": "2026-99-02T03:04:05Z"}',
     ],
 )
 def test_a_malformed_line_is_none(text: bytes) -> None:
@@ -118,24 +127,6 @@ async def test_a_log_of_json_lines_is_read_as_any_other(log: Path) -> None:
     assert await read(log, tail=3) == [b"line 3\n", b"a", b"b", b"c\n", b"open"]
     since, until = START + timedelta(seconds=2), START + timedelta(seconds=5)
     assert await read(log, since=since, until=until) == [*numbered(2, 3), b"a", b"b", b"c\n"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"{",
-        b"{}",
-        b"{" * 100_000,
-        b'{"log": 1, "stream": "stdout", "time": "2026-01-02T03:04:05Z"}',
-        b'{"log": "x", "stream": "stdin", "time": "2026-01-02T03:04:05Z"}',
-        b'{"log": "x", "stream": ["stdout"], "time": "2026-01-02T03:04:05Z"}',
-        b'{"log": "x", "stream": "stdout", "time": 5}',
-        b'{"log": "\\ud800", "stream": "stdout", "time": "2026-01-02T03:04:05Z"}',
-        b'{"log": "x", "stream": "stdout", "time": "2026-99-02T03:04:05Z"}',
-    ],
-)
-def test_a_malformed_line_of_json_is_none(text: bytes) -> None:
-    assert parse_line(text) is None
 
 
 async def test_a_span_of_time(log: Path) -> None:
