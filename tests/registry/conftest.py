@@ -18,6 +18,7 @@ from orlop_plugins.registry.config import RegistryConfig
 from orlop_plugins.registry.resolver import RegistryResolver
 from orlop_plugins.tar import plugin as tar
 from orlop_plugins.vfs.snapshotter import VfsSnapshotter
+from orlopd.core.content import Sharing
 from orlopd.core.distribution import Distribution
 from orlopd.core.parts import Catalog, NoHooks, Parts
 from orlopd.core.progress import BlobProgress, BlobState, PullEvent, Resolved
@@ -67,6 +68,8 @@ class Rig:
         self.archiver = distribution.archiver
         self.builder = distribution.builder
         self.referrers = distribution.referrers
+        self.sharer = distribution.sharer
+        self.transfers = distribution.transfers
         self.events: list[PullEvent] = []
 
     def report(self, event: PullEvent) -> None:
@@ -126,6 +129,9 @@ async def open_rig(
     config: RegistryConfig = FAST,
     verifiers: Sequence[Verifier] = (),
     snapshotters: Mapping[str, Snapshotter] | None = None,
+    *,
+    sharing: Sharing = Sharing.SHARED,
+    discard: bool = False,
 ) -> AsyncIterator[Rig]:
     """A rig below ``root``; again over what an earlier one left there.
 
@@ -152,8 +158,8 @@ async def open_rig(
             hooks=hooks,
             verifiers=verifiers,
         )
-        store = await stack.enter_async_context(open_store(root / "metadata.db", parts))
-        yield Rig(store, Distribution.make(store, parts, snapshotter="vfs"), hooks)
+        store = await stack.enter_async_context(open_store(root / "metadata.db", parts, sharing=sharing))
+        yield Rig(store, Distribution.make(store, parts, snapshotter="vfs", discard=discard), hooks)
 
 
 async def _settled(value: Any) -> Any:

@@ -14,10 +14,13 @@ from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
 from orlopd.core.layers import layer_hints
 from orlopd.core.progress import BlobState
 from orlopd.core.scope import Scope
+from orlopd.core.transfer import StoreEnd, Unpacking
+from orlopd.plugin import ResolveOptions
 from orlopd.plugin.errors import FailedPrecondition, NotFound
 from orlopd.plugin.values import Descriptor, Platform, chain_id
 from tests.registry.conftest import FAST, NOTHING, SCOPE, Rig, open_rig
-from tests.support.images import ARCHITECTURE, SmallImage, make_image, make_index, text_layer
+from tests.registry.test_push import artifact
+from tests.support.images import ARCHITECTURE, SmallImage, layout_tar, make_image, make_index, text_layer
 from tests.support.registry import Registry
 from tests.thirdparty.test_copies import load
 
@@ -244,6 +247,70 @@ async def test_further_platforms_are_kept(rig: Rig, server: Registry) -> None:
         mine.document()["config"]["digest"],
         *other.blobs,
     }
+
+
+async def test_of_all_platforms_the_one_that_is_unpacked_is_dropped(rig: Rig, server: Registry) -> None:
+    mine, other = three_layers("mine, all"), make_image([text_layer("o", "all")], architecture="s390x")
+    note = artifact("all", mine.target)
+    index = make_index({f"linux/{ARCHITECTURE}": mine, "linux/s390x": other}, note.target)
+    whole = SmallImage(index.target, index.blobs | note.blobs)
+    reference = server.push("keep/all:1", whole)
+    for _ in range(2):
+        await rig.pull(reference, discard=True, also=None)
+        assert await rig.digests() == set(whole.blobs) - set(mine.layers)
+        assert (await rig.left())["leases"] == []
+    assert {server.fetched(layer) for layer in mine.layers} == {1}
+    await rig.pull(reference, discard=False, also=None)
+    assert await rig.digests() == set(whole.blobs)
+
+
+async def test_an_import_drops_what_it_has_unpacked(thin: tuple[Rig, str], server: Registry) -> None:
+    rig, snapshotter = thin
+    mine, other = three_layers("imported"), make_image([text_layer("o", "imported")], architecture="s390x")
+    index = make_index({f"linux/{ARCHITECTURE}": mine, "linux/s390x": other})
+
+    async def take(name: str, image: SmallImage, **options: Any) -> None:
+        entry = image.target | {"annotations": {"io.containerd.image.name": name}}
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield layout_tar(image, [entry])
+
+        await rig.archiver.import_archive(SCOPE, pieces(), snapshotter=snapshotter, **options)
+
+    await take("docker.io/library/thin:1", index, discard=True)
+    assert await rig.digests() == set(index.blobs) - set(mine.layers)
+    assert (await rig.left())["leases"] == []
+    target = (await rig.store.images.get(SCOPE, "docker.io/library/thin:1")).target
+    assert await rig.unpacker.unpack(SCOPE, target, snapshotter=snapshotter) == chains(mine)[-1]
+    # What is not unpacked is kept whole, and so is what somebody else keeps.
+    await take("docker.io/library/kept:1", mine, unpack=False)
+    await take("docker.io/library/thin:2", mine, discard=True)
+    assert await rig.digests() == set(index.blobs)
+
+
+@pytest.mark.parametrize("unpacks", [("vfs",), ("vfs", "overlayfs")])
+async def test_transfers_drop_what_the_config_says(
+    tmp_path: Path, server: Registry, unpacks: tuple[str, ...]
+) -> None:
+    (tmp_path / "overlayfs").mkdir()
+    overlay = OverlaySnapshotter(tmp_path / "overlayfs")
+    async with open_rig(tmp_path, PATIENT, snapshotters={"overlayfs": overlay}, discard=True) as rig:
+        image = three_layers(f"transferred {unpacks}")
+        reference = server.push("thin/transfer:1", image)
+        wanted = tuple(Unpacking(snapshotter=each) for each in unpacks)
+        thin = {image.digest, image.document()["config"]["digest"]}
+        await rig.transfers.pull(SCOPE, reference, StoreEnd("pulled:1", unpacks=wanted), ResolveOptions())
+        assert await rig.digests() == thin
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield layout_tar(image, [image.target])
+
+        await rig.store.images.delete(SCOPE, "pulled:1", sync=True)
+        await rig.transfers.import_archive(SCOPE, pieces(), StoreEnd("imported:1", unpacks=wanted))
+        assert await rig.digests() == thin
+        for each in unpacks:
+            found = [info.name async for info in rig.store.snapshots.for_name(each).walk(SCOPE)]
+            assert sorted(found) == sorted(chains(image))
 
 
 async def test_at_no_time_is_there_more_than_what_is_still_to_be_unpacked(

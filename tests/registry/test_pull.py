@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from orlopd.core.content import Sharing
 from orlopd.core.progress import BlobState
 from orlopd.core.scope import Scope
 from orlopd.plugin import Credentials, ResolveOptions
@@ -106,6 +107,25 @@ async def test_pulling_again_asks_once_and_fetches_nothing(rig: Rig, server: Reg
     new = [each for each in server.requests if "/again/image/" in each.path][asked:]
     assert [(each.method, each.path) for each in new] == [("HEAD", "/v2/again/image/manifests/1")]
     assert rig.states(image.layers[0]) == [BlobState.WAITING, BlobState.EXISTS, BlobState.UNPACKED]
+    assert again.updated_at == first.updated_at
+
+
+async def test_pulling_again_waits_for_no_disk(
+    rig: Rig, server: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = server.push("again/synced:1", two_layers("synced"))
+    await rig.pull(reference)
+    write, synced = rig.store.db.write, list[bool]()
+
+    async def noting(change: Any, *, alone: bool = False, durable: bool = True) -> Any:
+        if not alone:  # that is the collector's
+            synced.append(durable)
+        return await write(change, alone=alone, durable=durable)
+
+    monkeypatch.setattr(rig.store.db, "write", noting)
+    await rig.pull(reference)
+    assert synced
+    assert not any(synced)
 
 
 async def test_a_moved_tag_moves_the_name_and_keeps_its_labels(rig: Rig, server: Registry) -> None:
@@ -184,6 +204,32 @@ async def test_another_namespace_shares_what_is_here(rig: Rig, server: Registry)
     await rig.pull(reference)
     await rig.puller.pull(Scope("second"), reference, report=rig.report)
     assert [server.fetched(layer) for layer in image.layers] == [1, 1]
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+async def test_an_image_is_shared_with_another_namespace_read_only(
+    tmp_path: Path, server: Registry, sharing: Sharing
+) -> None:
+    image = two_layers("read-only")
+    reference = server.push("namespaces/given:1", image)
+    second = Scope("second")
+    async with open_rig(tmp_path, sharing=sharing) as rig:
+        mine = await rig.pull(reference)
+        asked = len(server.requests)
+        given = await rig.sharer.share(SCOPE, mine, second, "docker.io/library/given:1")
+        assert (given.name, given.target.digest) == ("docker.io/library/given:1", image.digest)
+        await rig.store.gc.collect()
+        assert {info.digest async for info in rig.store.content.walk(second)} == set(image.blobs)
+        assert len(list((tmp_path / "content" / "blobs" / "sha256").iterdir())) == len(image.blobs)
+        # Either can do with its own as it likes: the other has the image as it was.
+        await rig.store.images.delete(SCOPE, reference, sync=True)
+        assert await rig.digests() == set()
+        await rig.unpacker.unpack(second, given.target)
+        assert len(server.requests) == asked
+        for lease in (SCOPE, second):
+            assert await rig.store.leases.list(lease) == []
+        await rig.store.images.delete(second, given.name, sync=True)
+        assert list((tmp_path / "content" / "blobs" / "sha256").iterdir()) == []
 
 
 async def test_without_unpack_there_are_no_snapshots(rig: Rig, server: Registry) -> None:

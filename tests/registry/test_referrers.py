@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +24,7 @@ from tests.registry.conftest import Rig
 from tests.registry.test_push import artifact, here, raw, small
 from tests.support.daemon import Daemon, daemon
 from tests.support.faulty import FaultyRegistry, Handler
-from tests.support.images import INDEX, MANIFEST, digest_of
+from tests.support.images import INDEX, MANIFEST, SmallImage, digest_of, layout_tar, make_index
 from tests.support.registry import Registry
 
 __all__ = ["daemon"]
@@ -159,9 +161,56 @@ async def test_what_cannot_be_read_is_one_error(
 
 async def test_not_every_reference_has_a_place_to_ask(rig: Rig, tmp_path: Path) -> None:
     with pytest.raises(Unimplemented, match="not asked for referrers"):
-        await rig.referrers.find(f"oci-layout:{tmp_path}")
+        await rig.referrers.find(f"docker-archive:{tmp_path}")
     with pytest.raises(InvalidArgument):
         await rig.referrers.find("UPPER/case")
+
+
+@pytest.mark.parametrize("kind", ["oci-layout", "oci-archive"])
+async def test_a_layout_is_looked_through_for_them(rig: Rig, tmp_path: Path, kind: str) -> None:
+    image, other = small("in a layout"), small("beside it")
+    bare, noted = artifact("bare", image.target), artifact("noted", image.target)
+    foreign = artifact("foreign", other.target)
+    by_tag = make_index({}, noted.target)
+    blobs = image.blobs | bare.blobs | noted.blobs | foreign.blobs | by_tag.blobs
+    absent = {"mediaType": MANIFEST, "digest": digest_of(b"absent"), "size": 6}
+    listed = [
+        tagged(image.target, "v1"),
+        bare.target,
+        foreign.target,
+        tagged(by_tag.target, image.digest.replace(":", "-")),
+        absent,
+    ]
+    tar = layout_tar(SmallImage(image.target, blobs), listed)
+    place = tmp_path / "place"
+    if kind == "oci-archive":
+        place.write_bytes(tar)
+    else:
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            archive.extractall(place, filter="data")
+    found = await rig.referrers.find(f"{kind}:{place}:v1")
+    assert found.subject == image.digest
+    assert {each.digest for each in found.listed} == {bare.digest, noted.digest}
+    assert {each.artifact_type for each in found.listed} == {NOTE}
+    assert (await rig.referrers.find(f"{kind}:{place}:v1", "other/type")).listed == ()
+    assert (await rig.referrers.find(f"{kind}:{place}:{bare.digest}")).listed == ()
+    # What is found can be fetched by its digest.
+    await rig.pull(f"{kind}:{place}:{bare.digest}", unpack=False)
+    assert await rig.digests() == set(bare.blobs)
+
+
+async def test_a_layout_that_lists_without_end_is_refused(rig: Rig, tmp_path: Path) -> None:
+    image = small("many")
+    many = [{"mediaType": MANIFEST, "digest": digest_of(b"%d" % number), "size": 1} for number in range(5000)]
+    blobs = {each["digest"]: b"%d" % number for number, each in enumerate(many)}
+    tar = layout_tar(SmallImage(image.target, image.blobs | blobs), [tagged(image.target, "v1"), *many])
+    (tmp_path / "many.tar").write_bytes(tar)
+    with pytest.raises(InvalidArgument):
+        await rig.referrers.find(f"oci-archive:{tmp_path}/many.tar:v1")
+
+
+def tagged(target: dict[str, Any], tag: str) -> dict[str, Any]:
+    return target | {"annotations": {"org.opencontainers.image.ref.name": tag}}
 
 
 async def test_mirrors_that_may_are_asked_first_and_passed_over(

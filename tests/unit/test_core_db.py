@@ -183,6 +183,30 @@ async def test_a_change_under_way_is_not_cut_off(tmp_path: Path) -> None:
     await db.aclose()
 
 
+async def test_only_what_must_outlive_the_machine_waits_for_the_disk(tmp_path: Path) -> None:
+    db = await Database.open(tmp_path / "db")
+
+    def synced(conn: Connection) -> bool:
+        add(conn, f"{len(names(conn))}")
+        return bool(conn.execute("PRAGMA synchronous").fetchone()[0] == 2)
+
+    assert await db.write(synced)
+    assert not await db.write(synced, durable=False)
+    assert await db.write(synced)
+    found: list[bool] = []
+
+    async def note(durable: bool) -> None:
+        found.append(await db.write(synced, durable=durable))
+
+    # The first is made at once; the others share a transaction, which is as durable as any of them.
+    async with anyio.create_task_group() as group:
+        for durable in (False, False, True):
+            group.start_soon(note, durable)
+    assert found == [False, True, True]
+    assert len(await db.read(names)) == 6
+    await db.aclose()
+
+
 async def test_ids_are_never_given_twice(tmp_path: Path) -> None:
     db = await Database.open(tmp_path / "db")
     given: list[int] = []

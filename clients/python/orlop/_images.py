@@ -84,12 +84,16 @@ class Images:
         name: str = "",
         snapshotter: str = "",
         unpack: bool = True,
+        discard_unpacked: bool | None = None,
     ) -> tuple[values.Image, ...]:
         """Store the images of an archive (OCI layout or `docker save`, plain or gzipped tar).
 
-        ``name`` is for an image that the archive leaves unnamed.
+        ``name`` is for an image that the archive leaves unnamed. ``discard_unpacked`` drops the layers of what
+        is unpacked, None is what the daemon's config says.
         """
-        options = images_pb2.ImportOptions(name=name, snapshotter=snapshotter, no_unpack=not unpack)
+        options = images_pb2.ImportOptions(
+            name=name, snapshotter=snapshotter, no_unpack=not unpack, discard_unpacked=discard_unpacked
+        )
         response = await self._connection.upload(
             self._stub.Import,
             images_pb2.ImportRequest(options=options),
@@ -174,9 +178,12 @@ class Images:
         config = _convert.image_config(response.config) if response.HasField("config") else None
         return values.ImageDetails(_convert.image(response.image), config)
 
-    async def tag(self, source: str, target: str) -> values.Image:
-        """Give an image one more name; a name that is taken moves."""
-        request = images_pb2.TagRequest(source=source, target=target)
+    async def tag(self, source: str, target: str, *, namespace: str = "") -> values.Image:
+        """Give an image one more name; a name that is taken moves.
+
+        ``namespace`` is where to give it, the client's own without: what the image is made of is shared then.
+        """
+        request = images_pb2.TagRequest(source=source, target=target, namespace=namespace)
         return _convert.image((await self._connection.unary(self._stub.Tag, request)).image)
 
     async def remove(self, name: str, *, force: bool = False) -> values.Removed:

@@ -175,8 +175,8 @@ class Config(Section):
     discard_unpacked: bool = Field(
         default=False,
         description=(
-            "Whether pulls that do not say drop a layer's blob once it is unpacked: an image then takes its\n"
-            "snapshots alone, and is pulled again to be pushed, exported or unpacked elsewhere."
+            "Whether pulls, imports and transfers that do not say drop a layer's blob once it is unpacked: an\n"
+            "image then takes its snapshots alone, and is pulled again to be pushed, exported or unpacked elsewhere."
         ),
     )
     snapshotter: str = Field(default="overlayfs", description="The snapshotter where a request names none.")

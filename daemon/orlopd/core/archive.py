@@ -22,7 +22,7 @@ from .export import NAME_ANNOTATION, REF_ANNOTATION, Exporter, ExportOptions
 from .fetch import add_labels
 from .images import Images
 from .leases import Leases
-from .manifests import MAX_CHILDREN, MAX_DEPTH, MAX_DOCUMENT, MAX_LAYERS
+from .manifests import MAX_CHILDREN, MAX_DEPTH, MAX_DOCUMENT, MAX_LAYERS, Manifest
 from .parts import ImageChecks
 from .progress import Report, silent
 from .pull import store_image
@@ -52,8 +52,19 @@ class Archiver:
     """Takes archives in and writes them."""
 
     def __init__(
-        self, content: Content, images: Images, unpacker: Unpacker, leases: Leases, checks: ImageChecks
+        self,
+        content: Content,
+        images: Images,
+        unpacker: Unpacker,
+        leases: Leases,
+        checks: ImageChecks,
+        *,
+        discard: bool = False,
     ) -> None:
+        """
+        :param discard: what an import that does not say does with the blobs of layers that it has unpacked
+        """
+        self._discard = discard
         self._content = content
         self._images = images
         self._unpacker = unpacker
@@ -69,6 +80,7 @@ class Archiver:
         *,
         snapshotter: str = "",
         unpack: bool = True,
+        discard: bool | None = None,
         platform: Platform | None = None,
         naming: Naming | None = None,
         labels: Labels = NO_LABELS,
@@ -82,6 +94,7 @@ class Archiver:
         :param naming: decides on the names instead; what it leaves without one is not kept
         :param labels: for the names
         :param unpack: unpack images that have something for ``platform``, this machine's by default
+        :param discard: do not keep the layers of what is unpacked, unless another image needs them
         :raises InvalidArgument: no archive, a truncated or hostile one, a name that is missing
         :raises DataLoss: a layer is not what the image's configuration says
         :raises PermissionDenied: a plugin refused an image
@@ -91,8 +104,10 @@ class Archiver:
             contents = await read_archive(self._content, held, stream)
             found = await self._targets(held, contents)
             named = _name_all(found, base) if naming is None else _named_by(naming, found)
+            dropped = unpack and (self._discard if discard is None else discard)
             for target in _distinct(named):
-                await _Checker(self._content, held).image(target)
+                thin = await self._unpacked(held, target, platform) if dropped else None
+                await _Checker(self._content, held, thin.digest if thin else "").image(target)
             for full, target in named:
                 await self._checks.check_image(scope.namespace, full, target)
             if unpack:
@@ -168,22 +183,37 @@ class Archiver:
     async def _unpack(
         self, scope: Scope, target: Descriptor, platform: Platform | None, snapshotter: str, report: Report
     ) -> None:
+        if await self._unpacked(scope, target, platform):
+            try:
+                await self._unpacker.unpack(scope, target, platform, snapshotter, report)
+            except NotFound as error:
+                if error.reason != "PLATFORM_NOT_FOUND":
+                    raise
+
+    async def _unpacked(
+        self, scope: Scope, target: Descriptor, platform: Platform | None
+    ) -> Manifest | None:
+        """What of an image is to be unpacked, if anything."""
         try:
             _, manifest = await self._unpacker.find_manifest(scope, target, platform)
-            if manifest.is_image:
-                await self._unpacker.unpack(scope, target, platform, snapshotter, report)
         except NotFound as error:
             # An image for other machines can be stored and passed on all the same.
             if error.reason != "PLATFORM_NOT_FOUND":
                 raise
+            return None
+        return manifest if manifest.is_image else None
 
 
 class _Checker:
     """Walks what an archive brought, sets the labels that keep it, and finds what is missing."""
 
-    def __init__(self, content: Content, scope: Scope) -> None:
+    def __init__(self, content: Content, scope: Scope, thin: str = "") -> None:
+        """
+        :param thin: the digest of a manifest that is not to keep its layers
+        """
         self._content = content
         self._scope = scope
+        self._thin = thin
         self._missing = ""
         self._seen: dict[str, bool] = {}
 
@@ -205,7 +235,7 @@ class _Checker:
             return True
         manifests.check_size(descriptor)
         data = await self._content.read_blob(self._scope, descriptor.digest, MAX_DOCUMENT)
-        labels = manifests.child_labels(descriptor, data)
+        labels = manifests.child_labels(descriptor, data, layers=descriptor.digest != self._thin)
         info = await self._content.info(self._scope, descriptor.digest)
         await add_labels(self._content, self._scope, info, labels)
         if depth > MAX_DEPTH:

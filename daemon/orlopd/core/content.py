@@ -22,7 +22,7 @@ from .gc import Collector
 from .identifiers import check_labels, check_name, check_namespace
 from .ingests import NamespacedIngest
 from .masks import select
-from .namespaces import SHAREABLE_LABEL
+from .namespaces import SHAREABLE_LABEL, ensure
 from .scope import Scope
 from .shield import shielded
 
@@ -162,6 +162,40 @@ class Content:
         await self._events.emit(
             scope, "/content/delete", "containerd.events.ContentDelete", {"digest": digest}
         )
+
+    async def share(
+        self, scope: Scope, other: Scope, digests: Sequence[str], labels: Sequence[str] = ()
+    ) -> None:
+        """Give ``other`` blobs of ``scope``, which its lease then holds; all of them or none.
+
+        :param labels: how the keys of labels begin that it gets as well
+        :raises NotFound: ``scope`` has no such blob any more
+        """
+        check_namespace(other.namespace)
+        beginnings = tuple(labels)
+
+        def change(conn: Connection) -> list[ContentInfo]:
+            ensure(conn, other.namespace)
+            added: list[ContentInfo] = []
+            for digest in digests:
+                info = blobs.get(conn, scope.namespace, digest)
+                kept = {key: value for key, value in info.labels.items() if key.startswith(beginnings)}
+                if not blobs.exists(conn, other.namespace, digest):
+                    blobs.add(conn, other.namespace, digest, info.size, kept)
+                    added.append(info)
+                else:
+                    current = blobs.get(conn, other.namespace, digest)
+                    if kept.items() - current.labels.items():
+                        both = {**kept, **current.labels}
+                        blobs.set_labels(
+                            conn, other.namespace, dataclasses.replace(current, labels=both, updated_at=now())
+                        )
+                leases.hold(conn, other, "content", digest)
+            return added
+
+        for info in await self._db.write(change):
+            fields = {"digest": info.digest, "size": info.size}
+            await self._events.emit(other, "/content/create", "containerd.events.ContentCreate", fields)
 
     async def open(self, scope: Scope, digest: str) -> BlobReader:
         """Open a blob for reading. :raises NotFound: this namespace has no such blob"""

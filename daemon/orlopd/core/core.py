@@ -28,6 +28,7 @@ from .parts import PartInfo, Parts, Settings
 from .pull import Puller
 from .push import Pusher
 from .referrers import ReferrerLists
+from .sharing import Sharer
 from .snapshots import Snapshots
 from .store import Store, open_store
 from .tasks import Tasks
@@ -63,6 +64,7 @@ class Core:
     builder: Builder
     transfers: Transfers
     referrers: ReferrerLists
+    sharer: Sharer
     tasks: Tasks
     engine: Engine
 
@@ -133,6 +135,7 @@ class Core:
                 builder=distribution.builder,
                 transfers=distribution.transfers,
                 referrers=distribution.referrers,
+                sharer=distribution.sharer,
                 tasks=tasks,
                 engine=engine,
             )

@@ -2,7 +2,8 @@
 
 A change is a function over a connection that runs in one transaction in a thread. What
 :meth:`Database.write` returned is on the disk: write-ahead log, ``synchronous=FULL``. Changes that wait
-while the disk is busy with others share the next transaction, each undone alone if it fails.
+while the disk is busy with others share the next transaction, each undone alone if it fails. A change that
+need not outlive the machine is in the log without being synced; the next that must takes it along.
 """
 
 from __future__ import annotations
@@ -53,11 +54,12 @@ _BUSY_SECONDS = 10.0
 class _Change:
     """A change on its way: first in the queue, then with its result or error."""
 
-    __slots__ = ("alone", "done", "error", "fn", "result", "turn")
+    __slots__ = ("alone", "done", "durable", "error", "fn", "result", "turn")
 
-    def __init__(self, fn: Callable[[Connection], Any], alone: bool) -> None:
+    def __init__(self, fn: Callable[[Connection], Any], alone: bool, durable: bool) -> None:
         self.fn = fn
         self.alone = alone
+        self.durable = durable
         self.turn = anyio.Event()
         """Set when it is done, or when it is the first in the queue and is to take the others along."""
         self.done = False
@@ -77,6 +79,7 @@ class Database:
         self._idle: list[Connection] = []
         self._connections: list[Connection] = []
         self._writer: Connection | None = None
+        self._syncing = True
         self._next_id = self._last_id = 0
         self._id_lock = anyio.Lock()
         self._owed: list[Callable[[Connection], object]] = []
@@ -148,16 +151,20 @@ class Database:
 
         return await to_thread.run_sync(run, limiter=self._read_limiter)
 
-    async def write(self, fn: Callable[[Connection], T], *, alone: bool = False) -> T:
+    async def write(
+        self, fn: Callable[[Connection], T], *, alone: bool = False, durable: bool = True
+    ) -> T:
         """What ``fn`` gives, run in a thread as one change; undone whole if it raises.
 
         Once begun it is not cancelled: it has happened, or not, when this returns or raises.
 
         :param alone: share no transaction, as is right for a change of very many rows: keeping what it takes
             to undo it without the others would cost more than the change
+        :param durable: false for what may be undone if the machine dies before another change is made:
+            it does not wait for a disk that is busy. The death of the daemon alone undoes nothing.
         """
         await checkpoint_if_cancelled()
-        change = _Change(fn, alone)
+        change = _Change(fn, alone, durable)
         self._queue.append(change)
         if self._writing:
             try:
@@ -209,6 +216,7 @@ class Database:
             if self._writer is None:
                 raise Internal("the metadata database is closed")
             owed = tuple(self._owed)
+            self._sync(bool(owed) or any(change.durable for change in changes))
             with _transaction(self._writer, "BEGIN IMMEDIATE"):
                 for make in owed:
                     make(self._writer)
@@ -222,6 +230,12 @@ class Database:
             # None of them has happened.
             for change in changes:
                 change.error = change.error or _translate(self.path, error)
+
+    def _sync(self, wanted: bool) -> None:
+        """Have the next transactions synced, or not; either way they are in the log in their order."""
+        if self._writer is not None and wanted != self._syncing:
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._syncing = wanted
 
     def _attempt(self, writer: Connection, change: _Change) -> None:
         writer.execute("SAVEPOINT change")

@@ -11,6 +11,7 @@ from .parts import ImageChecks, Parts
 from .pull import CONCURRENCY, Puller
 from .push import Pusher
 from .referrers import ReferrerLists
+from .sharing import Sharer
 from .store import Store
 from .transfer import Transfers
 from .unpack import Unpacker
@@ -27,6 +28,7 @@ class Distribution:
     builder: Builder
     transfers: Transfers
     referrers: ReferrerLists
+    sharer: Sharer
 
     @classmethod
     def make(
@@ -41,7 +43,7 @@ class Distribution:
         """
         :param snapshotter: the one that is meant when a call names none
         :param concurrency: the most blobs one pull or push moves at a time
-        :param discard: whether pulls drop the blobs of layers that they have unpacked, if they do not say
+        :param discard: whether pulls and imports drop the blobs of layers that they have unpacked, if not told
         """
         content, images, leases = store.content, store.images, store.leases
         checks = ImageChecks(parts.verifiers, parts.hooks)
@@ -50,8 +52,9 @@ class Distribution:
         puller = Puller(
             content, images, unpacker, resolvers, leases, checks, concurrency=concurrency, discard=discard
         )
-        archiver = Archiver(content, images, unpacker, leases, checks)
+        archiver = Archiver(content, images, unpacker, leases, checks, discard=discard)
         pusher = Pusher(content, unpacker, resolvers, leases, concurrency=concurrency)
-        transfers = Transfers(puller, pusher, archiver, unpacker, images, leases)
+        transfers = Transfers(puller, pusher, archiver, unpacker, images, leases, discard=discard)
         builder = Builder(content, images, leases)
-        return cls(unpacker, puller, pusher, archiver, builder, transfers, ReferrerLists(resolvers))
+        sharer, referrers = Sharer(content, images, leases), ReferrerLists(resolvers)
+        return cls(unpacker, puller, pusher, archiver, builder, transfers, referrers, sharer)

@@ -43,6 +43,7 @@ MAX_DEPTH = 4
 MAX_SEARCHED = 64
 """The most indexes and manifests looked at to find one for a platform."""
 
+KEEPS = "containerd.io/gc.ref.content"
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 
 
@@ -224,17 +225,21 @@ def child_labels(descriptor: Descriptor, data: bytes, *, layers: bool = True) ->
 
     :param layers: keep a manifest's layers, too
     """
-    prefix = "containerd.io/gc.ref.content"
     labels: dict[str, str] = {}
     if descriptor.media_type in INDEX_TYPES:
         for number, child in enumerate(parse_index(descriptor, data).manifests):
-            labels[f"{prefix}.m.{number}"] = child.digest
+            labels[f"{KEEPS}.m.{number}"] = child.digest
     elif descriptor.media_type in MANIFEST_TYPES:
         manifest = parse_manifest(descriptor, data)
-        labels[f"{prefix}.config"] = manifest.config.digest
+        labels[f"{KEEPS}.config"] = manifest.config.digest
         for number, layer in enumerate(manifest.layers if layers else ()):
-            labels[f"{prefix}.l.{number}"] = layer.digest
+            labels[layer_label(number)] = layer.digest
     return labels
+
+
+def layer_label(number: int) -> str:
+    """The label by which a manifest keeps its layer of this number."""
+    return f"{KEEPS}.l.{number}"
 
 
 def candidates(index: Index, want: Platform) -> Sequence[Descriptor]:

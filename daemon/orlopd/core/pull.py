@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import anyio
 from anyio.abc import TaskGroup
@@ -102,12 +102,13 @@ class Puller:
             # Held before it is here. Its labels, set before any child comes, keep what it points at.
             await self._leases.add_resource(held, held.lease, Resource("content", target.digest))
             fetching = _Pull(self._fetcher, held, source, report)
-            await self._further(fetching, target, also)
             if also is None and not unpack:
+                await self._further(fetching, target, also)
                 return await self._name(held, source.name, target, store)
-            fetching.keep_layers = not unpack or not (self._discard if discard is None else discard)
-            manifest = await fetching.find(target, platform or platforms.current())
+            dropped = unpack and (self._discard if discard is None else discard)
+            manifest = await fetching.find(target, platform or platforms.current(), layers=not dropped)
             if not unpack:
+                await self._further(fetching, target, also)
                 await self._layers(fetching, manifest)
                 return await self._name(held, source.name, target, store)
             if not manifest.is_image:
@@ -118,7 +119,8 @@ class Puller:
                     resource=f"image {source.name}",
                     hint="it can be fetched without unpacking",
                 )
-            await self._unpack(fetching, manifest, target, platform, snapshotter)
+            await self._further(fetching, target, also, but=manifest.digest if dropped else "")
+            await self._unpack(fetching, manifest, target, platform, snapshotter, dropped=dropped)
             for layer in manifest.layers:
                 BlobReport(report, layer, BlobKind.LAYER).state(BlobState.UNPACKED)
             return await self._name(held, source.name, target, store)
@@ -129,10 +131,15 @@ class Puller:
         return await store_image(self._images, scope, name, target)
 
     async def _further(
-        self, fetching: _Pull, target: Descriptor, platforms: Sequence[Platform] | None
+        self,
+        fetching: _Pull,
+        target: Descriptor,
+        platforms: Sequence[Platform] | None,
+        *,
+        but: str = "",
     ) -> None:
         if platforms is None:
-            await fetching.everything(target, anyio.CapacityLimiter(self._concurrency))
+            await fetching.everything(target, anyio.CapacityLimiter(self._concurrency), but)
             return
         for platform in platforms:
             await self._layers(fetching, await fetching.find(target, platform))
@@ -154,11 +161,13 @@ class Puller:
         target: Descriptor,
         platform: Platform | None,
         snapshotter: str,
+        *,
+        dropped: bool,
     ) -> None:
         """Unpack layers as they come, and have come what is not there as a snapshot."""
         async with AsyncExitStack() as stack:
             passing: Passage | None = None
-            if not fetching.keep_layers:
+            if dropped:
                 own = passage(self._leases, fetching.scope, manifest.layers)
                 passing = await stack.enter_async_context(own)
             group = await stack.enter_async_context(task_group())
@@ -186,7 +195,7 @@ class Puller:
                 done=done,
             )
             missing = [layer for layer in coming.untouched if not await fetching.is_here(layer)]
-            if missing and fetching.keep_layers:
+            if missing and not dropped:
                 # Unpacked before, and the blob is gone since: a pull brings all of an image, but for what
                 # somebody else keeps.
                 remote = await self._unpacker.remote(fetching.scope, target, platform, snapshotter)
@@ -221,7 +230,6 @@ class _Pull:
         self.name = source.name
         self.scope = scope
         self.report = report
-        self.keep_layers = True
 
     async def blob(self, descriptor: Descriptor, coming: Coming | None = None) -> None:
         """Have a blob in the store."""
@@ -235,8 +243,11 @@ class _Pull:
         await self.blob(descriptor)
         return True
 
-    async def everything(self, target: Descriptor, limiter: anyio.CapacityLimiter) -> None:
-        """Fetch ``target`` and all that is below it, of whatever kind."""
+    async def everything(self, target: Descriptor, limiter: anyio.CapacityLimiter, but: str = "") -> None:
+        """Fetch ``target`` and all that is below it, of whatever kind.
+
+        :param but: the digest of a manifest whose layers are not kept
+        """
         blobs: dict[str, Descriptor] = {}
         seen: set[str] = set()
 
@@ -251,6 +262,8 @@ class _Pull:
             if descriptor.media_type not in manifests.INDEX_TYPES | manifests.MANIFEST_TYPES:
                 blobs[descriptor.digest] = descriptor
                 return
+            if descriptor.digest == but:
+                return
             data = await self._document(descriptor)
             for child in manifests.children(descriptor, data):
                 await walk(child, depth + 1)
@@ -264,11 +277,14 @@ class _Pull:
             for descriptor in blobs.values():
                 group.start_soon(fetch, descriptor)
 
-    async def find(self, target: Descriptor, want: Platform) -> Manifest:
-        """Fetch down from ``target`` to the manifest for a platform and its configuration."""
+    async def find(self, target: Descriptor, want: Platform, *, layers: bool = True) -> Manifest:
+        """Fetch down from ``target`` to the manifest for a platform and its configuration.
+
+        :param layers: have manifests keep their layers
+        """
         self._searched.clear()
         offered: list[str] = []
-        found = await self._search(target, want, None, 0, offered)
+        found = await self._search(target, want, None, 0, offered, layers)
         if found is None:
             raise NotFound(
                 f"{self._source.name} has nothing for {platforms.normalize(want)}; it is for: "
@@ -286,12 +302,13 @@ class _Pull:
         declared: Platform | None,
         depth: int,
         offered: list[str],
+        layers: bool,
     ) -> Manifest | None:
         # Indexes that list each other, or nothing that suits in endless ways, are not followed for ever.
         if descriptor.digest in self._searched or len(self._searched) >= manifests.MAX_SEARCHED:
             return None
         self._searched.add(descriptor.digest)
-        data = await self._document(descriptor)
+        data = await self._document(descriptor, layers=layers)
         if descriptor.media_type in manifests.MANIFEST_TYPES:
             manifest = manifests.parse_manifest(descriptor, data)
             return manifest if await self._serves(manifest, want, declared, offered) else None
@@ -300,7 +317,7 @@ class _Pull:
         if depth >= manifests.MAX_DEPTH:
             return None
         for child in manifests.candidates(index, want):
-            found = await self._search(child, want, child.platform, depth + 1, offered)
+            found = await self._search(child, want, child.platform, depth + 1, offered, layers)
             if found is not None:
                 return found
         return None
@@ -321,12 +338,12 @@ class _Pull:
         offered.append(str(platforms.normalize(config.platform)))
         return False
 
-    async def _document(self, descriptor: Descriptor) -> bytes:
+    async def _document(self, descriptor: Descriptor, *, layers: bool = True) -> bytes:
         manifests.check_size(descriptor)
         progress = BlobReport(self.report, descriptor, blob_kind(descriptor))
         info = await self._fetcher.fetch(self.scope, self._source, descriptor, progress, self._labels)
         data = await self._fetcher.document(self.scope, descriptor)
-        labels = manifests.child_labels(descriptor, data, layers=self.keep_layers)
+        labels = manifests.child_labels(descriptor, data, layers=layers)
         await self._fetcher.label(self.scope, info, labels)
         return data
 
@@ -334,18 +351,30 @@ class _Pull:
 async def store_image(
     images: Images, scope: Scope, name: str, target: Descriptor, labels: Labels | None = None
 ) -> Image:
-    """Give ``target`` a name; one that is taken moves, its labels stay."""
+    """Give ``target`` a name; one that is taken moves, its labels stay, and one that has it is left alone."""
     image = Image(name, target, labels or {})
     while True:
         try:
-            return await images.create(scope, image)
-        except AlreadyExists:
-            pass
-        try:
+            found = await images.get(scope, name)
+        except NotFound:
+            with suppress(AlreadyExists):  # made just now
+                return await images.create(scope, image)
+            continue
+        if _is_same(found, image):
+            return found
+        with suppress(NotFound):  # removed just now
             paths = ["target", *(f"labels.{key}" for key in image.labels)]
             return await images.update(scope, image, paths)
-        except NotFound:
-            continue  # removed just now
+
+
+def _is_same(found: Image, wanted: Image) -> bool:
+    target, other = found.target, wanted.target
+    return (target.digest, target.media_type, target.size, target.annotations) == (
+        other.digest,
+        other.media_type,
+        other.size,
+        other.annotations,
+    ) and wanted.labels.items() <= found.labels.items()
 
 
 def _source_labels(name: str) -> Labels:

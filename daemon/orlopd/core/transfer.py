@@ -112,7 +112,13 @@ class Transfers:
         unpacker: Unpacker,
         images: Images,
         leases: Leases,
+        *,
+        discard: bool = False,
     ) -> None:
+        """
+        :param discard: whether the blobs of layers are dropped that are unpacked
+        """
+        self._discard = discard
         self._puller = puller
         self._pusher = pusher
         self._archiver = archiver
@@ -134,8 +140,7 @@ class Transfers:
         stored: list[Image] = []
 
         async def store(held: Scope, target: Descriptor) -> Image:
-            for more in end.unpacks[1:]:
-                await self._unpacker.unpack(held, target, more.platform, more.snapshotter, report)
+            await self._unpack_further(held, target, end.unpacks, report)
             stored.extend(await self._store(held, end, target))
             return stored[0]
 
@@ -146,7 +151,7 @@ class Transfers:
             snapshotter=first.snapshotter if first else "",
             options=options,
             unpack=first is not None,
-            discard=False if len(end.unpacks) > 1 else None,
+            discard=self._discard and len(end.unpacks) == 1,
             also=[each for each in end.platforms if each != main] if end.platforms else None,
             store=store,
             report=report,
@@ -189,13 +194,13 @@ class Transfers:
                 naming=naming,
                 labels=end.labels,
                 unpack=first is not None,
+                discard=self._discard and len(end.unpacks) == 1,
                 platform=first.platform if first else None,
                 snapshotter=first.snapshotter if first else "",
                 report=report,
             )
-            for more in end.unpacks[1:]:
-                for image in images:
-                    await self._unpacker.unpack(held, image.target, more.platform, more.snapshotter, report)
+            for target in {image.target.digest: image.target for image in images}.values():
+                await self._unpack_further(held, target, end.unpacks, report)
         if not images:
             raise InvalidArgument(
                 "the transfer gives the archive's images no name: name one, or a prefix for them",
@@ -214,6 +219,16 @@ class Transfers:
             await self._images.get(scope, name)
         async for piece in self._archiver.export_archive(scope, names, options=options):
             yield piece
+
+    async def _unpack_further(
+        self, scope: Scope, target: Descriptor, unpacks: Sequence[Unpacking], report: Report
+    ) -> None:
+        """Unpack for all but the first, for which it is done; only then does no one need the layers."""
+        for each in unpacks[1:]:
+            await self._unpacker.unpack(scope, target, each.platform, each.snapshotter, report)
+        if self._discard and len(unpacks) > 1:
+            for each in unpacks:
+                await self._unpacker.let_layers_go(scope, target, each.platform)
 
     async def _store(self, scope: Scope, end: StoreEnd, target: Descriptor) -> list[Image]:
         names = end.names_of(target.digest)

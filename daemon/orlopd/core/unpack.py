@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import anyio
@@ -186,6 +186,18 @@ class Unpacker:
             else:
                 found.append(came_by_itself(info.labels))
         return found
+
+    async def let_layers_go(self, scope: Scope, target: Descriptor, platform: Platform | None) -> None:
+        """Have an image's manifest not keep its layers any more. What else needs one keeps it.
+
+        :raises NotFound: nothing for this platform
+        """
+        descriptor, manifest = await self.find_manifest(scope, target, platform)
+        info = await self._content.info(scope, descriptor.digest)
+        going = {manifests.layer_label(number): "" for number in range(len(manifest.layers))}
+        if going.keys() & info.labels.keys():
+            changed = replace(info, labels={**info.labels, **going})
+            await self._content.update(scope, changed, [f"labels.{key}" for key in going])
 
     def beside(self, snapshotter: str) -> bool:
         """Whether layers are unpacked as they come, whatever their order."""

@@ -122,7 +122,7 @@ def _find(path: str, wanted: str, place: Place, read: _Read) -> Opened:
     chosen = found[number]
     # The annotations are the entry's, for naming it here; the image is the bare descriptor.
     target = Descriptor(chosen.media_type, chosen.digest, chosen.size, platform=chosen.platform)
-    return Opened(place, target, full_name(chosen.annotations))
+    return Opened(place, target, full_name(chosen.annotations), tuple(found))
 
 
 def _called(each: Descriptor) -> tuple[str, ...]:

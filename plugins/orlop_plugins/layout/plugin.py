@@ -8,15 +8,16 @@ from orlopd.plugin import Context, Provider, Resolver, hookimpl
 
 from .docker import open_docker_archive
 from .oci import open_archive, open_layout
+from .referrers import LayoutResolver
 from .resolver import FileResolver
 
 
 def _layout(context: Context) -> Resolver:
-    return FileResolver("oci-layout", open_layout)
+    return LayoutResolver("oci-layout", open_layout)
 
 
 def _archive(context: Context) -> Resolver:
-    return FileResolver("oci-archive", open_archive)
+    return LayoutResolver("oci-archive", open_archive)
 
 
 def _docker(context: Context) -> Resolver:

@@ -37,11 +37,13 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a reference leads to. ``name`` is a full reference, or "" where the place gives none."""
+    """What a reference leads to. ``name`` is a full reference, or "" where the place gives none;
+    ``listed`` is all that it lists."""
 
     place: Place
     target: Descriptor
     name: str = ""
+    listed: tuple[Descriptor, ...] = ()
 
 
 Open = Callable[[str, str], AbstractContextManager[Opened]]
@@ -67,6 +69,12 @@ class FileResolver:
         self, reference: str, options: ResolveOptions = _DEFAULTS
     ) -> AsyncGenerator[FileSource]:
         """See :class:`orlopd.plugin.Resolver`."""
+        async with self.opened(reference) as (opened, path, wanted):
+            yield FileSource(opened, path, wanted)
+
+    @asynccontextmanager
+    async def opened(self, reference: str) -> AsyncGenerator[tuple[Opened, str, str]]:
+        """What a reference leads to, its path, and what was asked for there. Errors: as :meth:`resolve`."""
         path, _, wanted = reference.removeprefix(f"{self._scheme}:").partition(":")
         if not path.startswith("/") or "\0" in path:
             raise InvalidArgument(
@@ -83,7 +91,7 @@ class FileResolver:
             said = (error.strerror or str(error)).lower()
             raise Unavailable(f"{path} cannot be read: {said}", resource=f"file {path}") from None
         try:
-            yield FileSource(opened, path, wanted)
+            yield opened, path, wanted
         finally:
             manager.__exit__(None, None, None)
 

@@ -49,7 +49,8 @@ class Images(Base, images_pb2_grpc.ImageServiceServicer):
 
     async def Import(self, request_iterator: Any, context: Any) -> i.ImportResponse:
         options, data = await collect(request_iterator)
-        self.keep(context, imported=len(data), name=options.name)
+        discard = options.discard_unpacked if options.HasField("discard_unpacked") else None
+        self.keep(context, imported=len(data), name=options.name, discard=discard)
         if data.startswith(b"bad"):
             await self.refuse(context, Refusal(grpc.StatusCode.INVALID_ARGUMENT, "the archive is truncated"))
         return i.ImportResponse(images=[i.Image(name=options.name or "from/archive:1", digest=DIGEST)])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orlop.cli.base import Failure, output_option, show, usage, verb, with_client
+from orlop.cli.base import Failure, discard_option, output_option, show, usage, verb, with_client
 from orlop.cli.format import printable
 from orlop.cli.options import platform as parse_platform
 from orlop.cli.types import Pair
@@ -29,11 +29,19 @@ STDIN, STDOUT = 0, 1
 )
 @click.option("--snapshotter", default="", metavar="NAME", help="The snapshotter to unpack into.")
 @click.option("--no-unpack", is_flag=True, help="Store only.")
+@discard_option
 @output_option
 @click.argument("file", metavar="FILE|-")
 @with_client
 async def import_(
-    client: Client, *, name: str, snapshotter: str, no_unpack: bool, output: str, file: str
+    client: Client,
+    *,
+    name: str,
+    snapshotter: str,
+    no_unpack: bool,
+    discard_unpacked: bool | None,
+    output: str,
+    file: str,
 ) -> None:
     """Store the images of an archive: an OCI layout or what `docker save` wrote, plain or gzipped."""
     from orlop.cli.terminal import chunks
@@ -44,7 +52,11 @@ async def import_(
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         raise Failure(f"{file}: is a directory, not an archive")
     found = await client.images.import_(
-        chunks(descriptor), name=name, snapshotter=snapshotter, unpack=not no_unpack
+        chunks(descriptor),
+        name=name,
+        snapshotter=snapshotter,
+        unpack=not no_unpack,
+        discard_unpacked=discard_unpacked,
     )
     if output == "json":
         show(found)

@@ -117,6 +117,13 @@ output_option = click.option(
 )
 
 
+discard_option = click.option(
+    "--discard-unpacked/--keep-unpacked",
+    default=None,
+    help="Drop a layer's blob once it is unpacked, or keep it; as the daemon's config says without.",
+)
+
+
 def show(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(to_json(value))

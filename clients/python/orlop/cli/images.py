@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orlop.cli.base import each, output_option, show, verb, with_client
+from orlop.cli.base import discard_option, each, output_option, show, verb, with_client
 from orlop.cli.format import ago, printable, short, size, table
 from orlop.cli.options import platform as parse_platform
 
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 @click.option("--snapshotter", default="", metavar="NAME", help="The snapshotter to unpack into.")
 @click.option("--plain-http", is_flag=True, help="Allow plain HTTP to the registry.")
 @click.option("--no-unpack", is_flag=True, help="Fetch only.")
-@click.option(
-    "--discard-unpacked/--keep-unpacked",
-    default=None,
-    help="Drop a layer's blob once it is unpacked, or keep it; as the daemon's config says without.",
-)
+@discard_option
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @output_option
 @click.argument("reference", metavar="NAME")
@@ -182,9 +178,10 @@ async def rmi(client: Client, *, force: bool, names: tuple[str, ...]) -> int:
 
 
 @verb("tag")
+@click.option("--in", "namespace", default="", metavar="NAMESPACE", help="In this namespace, sharing the content.")
 @click.argument("source", metavar="NAME")
 @click.argument("target", metavar="NEW-NAME")
 @with_client
-async def tag(client: Client, *, source: str, target: str) -> None:
+async def tag(client: Client, *, namespace: str, source: str, target: str) -> None:
     """Give an image one more name."""
-    click.echo(printable((await client.images.tag(source, target)).name))
+    click.echo(printable((await client.images.tag(source, target, namespace=namespace)).name))

@@ -14,6 +14,7 @@ from orlopd.core.engine import Engine
 from orlopd.core.export import ExportOptions
 from orlopd.core.filters import parse
 from orlopd.core.flow import task_group
+from orlopd.core.identifiers import check_namespace
 from orlopd.core.progress import PullEvent, Resolved
 from orlopd.core.pull import store_image
 from orlopd.core.references import parse_reference
@@ -104,6 +105,7 @@ class ImageService(_Base):
                     options.name,
                     snapshotter=options.snapshotter or await self._engine.context.default_snapshotter(scope),
                     unpack=not options.no_unpack,
+                    discard=options.discard_unpacked if options.HasField("discard_unpacked") else None,
                 )
         return images_pb2.ImportResponse(images=[await self._message(scope, image) for image in images])
 
@@ -182,6 +184,10 @@ class ImageService(_Base):
         if reference.digest:
             raise InvalidArgument(f"a name with a digest cannot be given: {request.target[:256]!r}")
         source = await self._engine.finder.image(scope, request.source)
+        if request.namespace and request.namespace != scope.namespace:
+            other = Scope(check_namespace(request.namespace))
+            image = await self._core.sharer.share(scope, source, other, reference.name)
+            return images_pb2.TagResponse(image=await self._message(other, image))
         image = await store_image(self._core.images, scope, reference.name, source.target, source.labels)
         return images_pb2.TagResponse(image=await self._message(scope, image))
 
