@@ -74,11 +74,12 @@ async def test_a_push_sends_all_blobs_over_it(h2: Rig, server: Registry, front: 
 async def test_a_connection_that_is_told_to_go_away_is_followed_by_another(
     h2: Rig, server: Registry, certificate: tuple[Path, Path]
 ) -> None:
-    image = large("goaway", layers=14)
+    image = large("goaway", layers=8)
     server.push("h2/goaway:1", image)
-    with nginx(server.address, *certificate, requests=12) as front:
+    with nginx(server.address, *certificate, requests=3) as front:
         assert (await h2.pull(f"{front.address}/h2/goaway:1")).target.digest == image.digest
         assert len({each.connection for each in asked(front)}) > 1
+        assert asked(front)[0].protocol == "HTTP/2.0"
         await h2.push(f"{front.address}/h2/goaway:1", f"{front.address}/h2/going:1")
 
 

@@ -70,7 +70,8 @@ class Transport:
         self._endpoint = endpoint
         self._trust = trust
         self._stack = AsyncExitStack()
-        self._clients: dict[tuple[bool, Tls], httpx.AsyncClient] = {}
+        self._clients: dict[tuple[bool, bool, Tls], httpx.AsyncClient] = {}
+        self._http2 = config.http2
         self._connect = endpoint.connect_timeout or config.connect_timeout
         self._seconds = {"connect": self._connect, "first_byte": config.first_byte_timeout}
 
@@ -106,6 +107,7 @@ class Transport:
             try:
                 response = await self._follow(ask)
             except _BROKEN as error:
+                self._heed(error)
                 if ask.tries is None and goodbyes < answers.MOST_GOODBYES and answers.is_goodbye(error):
                     goodbyes += 1
                     await anyio.sleep(self.pause(0))
@@ -149,6 +151,9 @@ class Transport:
                     raise self._stalled("nothing") from None
                 except ssl.SSLError as error:
                     raise httpx.ReadError(str(error), request=response.request) from error
+                except _BROKEN as error:
+                    self._heed(error)
+                    raise
                 if chunk is None:
                     return
                 received += len(chunk)
@@ -158,6 +163,12 @@ class Transport:
                         raise self._stalled(f"only {received} bytes")
                     waited, received = 0.0, 0
                 yield chunk
+
+    def _heed(self, error: Exception) -> None:
+        """Go on over HTTP/1.1 once a server has ended an HTTP/2 connection: answers that are under way then are
+        lost to the library, and where a connection serves few requests, next to nothing would come."""
+        if self._http2 and answers.is_goodbye(error):
+            self._http2 = False
 
     def _stalled(self, what: str) -> DeadlineExceeded:
         return DeadlineExceeded(
@@ -280,15 +291,15 @@ class Transport:
         loopback = is_loopback(url.host)
         # Its certificates are shown to the endpoint alone, and what it may skip is checked elsewhere.
         tls = self._endpoint.tls if url.host == self._endpoint.base.host else SYSTEM_TRUST
-        key = (loopback, tls)
+        key = (self._http2, loopback, tls)
         if key not in self._clients:
             context = await self._trust.context(tls)
             if key in self._clients:
                 return self._clients[key]
-            config = self.config
+            http2, config = key[0], self.config
             client = httpx.AsyncClient(
                 verify=context,
-                http2=config.http2,
+                http2=http2,
                 # A proxy of the environment would look for loopback on its own machine.
                 trust_env=not loopback,
                 timeout=httpx.Timeout(
