@@ -29,12 +29,12 @@ def full(store: Store, after: int) -> Iterator[None]:
     """With a database that takes ``after`` changes and no more."""
     real, left = store.db.write, after
 
-    async def write(fn: Callable[[Any], Any], *, alone: bool = False) -> Any:
+    async def write(fn: Callable[[Any], Any], *, alone: bool = False, durable: bool = True) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise ResourceExhausted("the disk is full")
-        return await real(fn, alone=alone)
+        return await real(fn, alone=alone, durable=durable)
 
     store.db.write = write
     try:

@@ -253,7 +253,7 @@ async def test_of_all_platforms_the_one_that_is_unpacked_is_dropped(rig: Rig, se
     mine, other = three_layers("mine, all"), make_image([text_layer("o", "all")], architecture="s390x")
     note = artifact("all", mine.target)
     index = make_index({f"linux/{ARCHITECTURE}": mine, "linux/s390x": other}, note.target)
-    whole = SmallImage(index.target, index.blobs | note.blobs)
+    whole = SmallImage(index.target, {**index.blobs, **note.blobs})
     reference = server.push("keep/all:1", whole)
     for _ in range(2):
         await rig.pull(reference, discard=True, also=None)

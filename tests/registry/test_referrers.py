@@ -172,7 +172,8 @@ async def test_a_layout_is_looked_through_for_them(rig: Rig, tmp_path: Path, kin
     bare, noted = artifact("bare", image.target), artifact("noted", image.target)
     foreign = artifact("foreign", other.target)
     by_tag = make_index({}, noted.target)
-    blobs = image.blobs | bare.blobs | noted.blobs | foreign.blobs | by_tag.blobs
+    parts = (image, bare, noted, foreign, by_tag)
+    blobs = {digest: data for each in parts for digest, data in each.blobs.items()}
     absent = {"mediaType": MANIFEST, "digest": digest_of(b"absent"), "size": 6}
     listed = [
         tagged(image.target, "v1"),
@@ -203,7 +204,7 @@ async def test_a_layout_that_lists_without_end_is_refused(rig: Rig, tmp_path: Pa
     image = small("many")
     many = [{"mediaType": MANIFEST, "digest": digest_of(b"%d" % number), "size": 1} for number in range(5000)]
     blobs = {each["digest"]: b"%d" % number for number, each in enumerate(many)}
-    tar = layout_tar(SmallImage(image.target, image.blobs | blobs), [tagged(image.target, "v1"), *many])
+    tar = layout_tar(SmallImage(image.target, {**image.blobs, **blobs}), [tagged(image.target, "v1"), *many])
     (tmp_path / "many.tar").write_bytes(tar)
     with pytest.raises(InvalidArgument):
         await rig.referrers.find(f"oci-archive:{tmp_path}/many.tar:v1")

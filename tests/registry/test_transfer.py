@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -103,9 +102,9 @@ def server() -> Iterator[Registry]:
 async def receive_all(call: Any, total: int = 0) -> bytes:
     """As containerd's clients receive: a window when there is none, until the end.
 
-    :param total: how much will come; where that is not known, one window is for all of it. The daemon ends the
-        stream when it has sent everything, and a write to a stream that has just ended breaks grpc.aio's call,
-        which loses what is still to be read: so no window is given that is not needed.
+    :param total: how much will come; where that is not known, one window is for all of it. The daemon ends
+        the stream when it has sent everything, and a write to a stream that has just ended breaks grpc.aio's
+        call, which loses what is still to be read: so no window is given that is not needed.
     """
     data, window, given = bytearray(), 0, 0
     while True:

@@ -88,8 +88,8 @@ class Images:
     ) -> tuple[values.Image, ...]:
         """Store the images of an archive (OCI layout or `docker save`, plain or gzipped tar).
 
-        ``name`` is for an image that the archive leaves unnamed. ``discard_unpacked`` drops the layers of what
-        is unpacked, None is what the daemon's config says.
+        ``name`` is for an image that the archive leaves unnamed. ``discard_unpacked`` drops the layers of
+        what is unpacked, None is what the daemon's config says.
         """
         options = images_pb2.ImportOptions(
             name=name, snapshotter=snapshotter, no_unpack=not unpack, discard_unpacked=discard_unpacked

@@ -175,8 +175,9 @@ class Config(Section):
     discard_unpacked: bool = Field(
         default=False,
         description=(
-            "Whether pulls, imports and transfers that do not say drop a layer's blob once it is unpacked: an\n"
-            "image then takes its snapshots alone, and is pulled again to be pushed, exported or unpacked elsewhere."
+            "Whether pulls, imports and transfers that do not say drop a layer's blob once it is unpacked:\n"
+            "an image then takes its snapshots alone; it is pulled again to be pushed, exported or unpacked\n"
+            "elsewhere."
         ),
     )
     snapshotter: str = Field(default="overlayfs", description="The snapshotter where a request names none.")

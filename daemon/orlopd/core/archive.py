@@ -190,9 +190,7 @@ class Archiver:
                 if error.reason != "PLATFORM_NOT_FOUND":
                     raise
 
-    async def _unpacked(
-        self, scope: Scope, target: Descriptor, platform: Platform | None
-    ) -> Manifest | None:
+    async def _unpacked(self, scope: Scope, target: Descriptor, platform: Platform | None) -> Manifest | None:
         """What of an image is to be unpacked, if anything."""
         try:
             _, manifest = await self._unpacker.find_manifest(scope, target, platform)

@@ -151,9 +151,7 @@ class Database:
 
         return await to_thread.run_sync(run, limiter=self._read_limiter)
 
-    async def write(
-        self, fn: Callable[[Connection], T], *, alone: bool = False, durable: bool = True
-    ) -> T:
+    async def write(self, fn: Callable[[Connection], T], *, alone: bool = False, durable: bool = True) -> T:
         """What ``fn`` gives, run in a thread as one change; undone whole if it raises.
 
         Once begun it is not cancelled: it has happened, or not, when this returns or raises.

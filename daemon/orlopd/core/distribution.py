@@ -43,7 +43,7 @@ class Distribution:
         """
         :param snapshotter: the one that is meant when a call names none
         :param concurrency: the most blobs one pull or push moves at a time
-        :param discard: whether pulls and imports drop the blobs of layers that they have unpacked, if not told
+        :param discard: whether pulls and imports drop layers that they have unpacked, if they do not say
         """
         content, images, leases = store.content, store.images, store.leases
         checks = ImageChecks(parts.verifiers, parts.hooks)

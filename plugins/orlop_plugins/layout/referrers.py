@@ -52,7 +52,7 @@ def _find(path: str, opened: Opened, artifact_type: str) -> tuple[Descriptor, ..
             left -= size
             if len(seen) > _MOST or left < 0 or size > LIMIT:
                 raise InvalidArgument(
-                    f"{path}: it has more than {_MOST} manifests, or larger ones than are read for their subjects",
+                    f"{path}: more than {_MOST} manifests, or larger ones, are not read for their subjects",
                     reason="MALFORMED_ARCHIVE",
                 )
             data = opened.place.read(each.digest, 0, size)

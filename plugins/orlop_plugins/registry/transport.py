@@ -165,8 +165,8 @@ class Transport:
                 yield chunk
 
     def _heed(self, error: Exception) -> None:
-        """Go on over HTTP/1.1 once a server has ended an HTTP/2 connection: answers that are under way then are
-        lost to the library, and where a connection serves few requests, next to nothing would come."""
+        """Go on over HTTP/1.1 once a server has ended an HTTP/2 connection: answers that are under way then
+        are lost to the library, and where a connection serves few requests, next to nothing would come."""
         if self._http2 and answers.is_goodbye(error):
             self._http2 = False
 

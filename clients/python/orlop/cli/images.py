@@ -178,7 +178,7 @@ async def rmi(client: Client, *, force: bool, names: tuple[str, ...]) -> int:
 
 
 @verb("tag")
-@click.option("--in", "namespace", default="", metavar="NAMESPACE", help="In this namespace, sharing the content.")
+@click.option("--in", "namespace", default="", metavar="NAMESPACE", help="In this one, sharing the content.")
 @click.argument("source", metavar="NAME")
 @click.argument("target", metavar="NEW-NAME")
 @with_client
