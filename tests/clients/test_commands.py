@@ -16,6 +16,7 @@ import pytest
 
 from orlop.cli import format as look
 from orlop.cli.main import COMMANDS, IMAGE_COMMANDS, SYSTEM_COMMANDS, cli
+from tests.clients.conftest import ORLOP
 
 
 def test_piped_input_goes_in_and_output_comes_out(world: Any) -> None:
@@ -410,6 +411,13 @@ def test_starting_up_loads_no_more_than_it_needs(world: Any) -> None:
 
     assert loaded("--help").isdisjoint({"rich", "grpc", "google", "asyncio", "anyio"})
     assert loaded("ps").isdisjoint({"rich", "anyio"})
+
+
+def test_an_interrupt_while_it_starts_is_quiet(world: Any, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = {**world.environment, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([ORLOP, "version"], env=environment, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_every_command_has_help_that_fits(world: Any) -> None:

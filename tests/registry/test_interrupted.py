@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import time
@@ -12,11 +13,11 @@ import pytest
 
 from orlopd.core.progress import BlobProgress, BlobState, PullEvent
 from tests.registry.conftest import FAST, NOTHING, SCOPE, Rig, open_rig
-from tests.support.daemon import BIN, Daemon, daemon, eventually
-from tests.support.faulty import FaultyRegistry, Handler
-from tests.support.images import MANIFEST
+from tests.support.daemon import BIN, Daemon, daemon, eventually, fresh_daemon
+from tests.support.faulty import FaultyRegistry, Handler, faulty_registry
+from tests.support.images import MANIFEST, make_image, text_layer
 
-__all__ = ["daemon"]
+__all__ = ["daemon", "fresh_daemon"]
 
 FIRST = 25
 """How many bytes of what it stops at a pull gets."""
@@ -95,6 +96,46 @@ async def test_between_transfers_and_amid_unpacking(
     await rig.pull(faulty.reference)
     assert await rig.digests() == set(faulty.served.blobs)
     assert (await rig.left())["leases"] == []
+
+
+def test_by_an_end_of_the_daemon(fresh_daemon: Daemon) -> None:
+    """However it ends: what it had written goes on from there after the next start."""
+    daemon, least, sent = fresh_daemon, 2 << 20, 3 << 20
+    for number, end in enumerate((daemon.stop, daemon.kill9)):
+        image = make_image(
+            [text_layer("noise", random.Random(number).randbytes(least).hex())], compress=False
+        )
+        [layer] = image.layers
+
+        def stop(handler: Handler, data: bytes = image.blobs[layer]) -> None:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(data)))
+            handler.end_headers()
+            handler.wfile.write(data[:sent])
+            handler.wfile.flush()
+            handler.hang()
+
+        with faulty_registry(image) as registry:
+            registry.on(f"GET .*/{layer}", stop, times=1)
+            command = [BIN / "orlop", "pull", "-q", registry.reference]
+            with subprocess.Popen(command, env=daemon.environment, stderr=subprocess.PIPE) as pulling:
+                eventually(lambda: written(daemon), lambda found: found >= least, 30)
+                end()
+                _, said = pulling.communicate(timeout=30)
+            assert pulling.returncode == 1
+            assert b"Traceback" not in said
+            daemon.start()
+            daemon.must(daemon.orlop("pull", "-q", registry.reference))
+            first, *more = [seen.header("range") for seen in registry.asked(f"GET .*/{layer}")]
+        assert first == ""
+        [begun] = [int(each.removeprefix("bytes=").rstrip("-")) for each in more]
+        assert least <= begun <= sent
+
+
+def written(daemon: Daemon) -> int:
+    """The bytes of the largest ingest."""
+    sizes = [path.stat().st_size for path in daemon.root.rglob("ingest/*/data")]
+    return max(sizes, default=0)
 
 
 def active(daemon: Daemon) -> dict[str, str]:

@@ -71,8 +71,16 @@ def of_installed(names: tuple[str, ...] = ("runc", "crun")) -> list[str]:
     for name in names:
         path = shutil.which(name)
         if path is not None:
-            found += weaknesses(_said(path, Path(path).stat().st_mtime_ns))
+            found += weaknesses(version_of(path))
     return found
+
+
+def version_of(path: str) -> str:
+    """What a program's ``--version`` says; nothing where it cannot be asked. Blocks."""
+    try:
+        return _said(path, Path(path).stat().st_mtime_ns)
+    except OSError:
+        return ""
 
 
 @lru_cache(maxsize=8)

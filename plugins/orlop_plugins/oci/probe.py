@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from orlopd.plugin import Context
 from orlopd.plugin.errors import Skip
 
+from .advisories import version_of
 from .folder import Folder
 
 UNIFIED = Path("/sys/fs/cgroup/unified")
 """Where version 2 of control groups is mounted beside version 1."""
 
-_DEADLINE = 5.0
 _HYBRID_SINCE = (1, 9)
 
 
@@ -56,16 +55,5 @@ def _controllers() -> str:
 
 def _version(path: str) -> tuple[int, ...] | None:
     """What "crun --version" says; None where it is not understood, and the runtime is to speak for itself."""
-    try:
-        said = subprocess.run(
-            [path, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=_DEADLINE,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.match(r"crun version (\d+(?:\.\d+)*)", said)
+    found = re.match(r"crun version (\d+(?:\.\d+)*)", version_of(path))
     return tuple(map(int, found[1].split("."))) if found else None
