@@ -9,11 +9,12 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
 
+from orlop_plugins.oci import task as oci_task
 from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.runtime import OciRuntime
 from orlop_protos.containerd.runc.v1 import oci_pb2
@@ -425,3 +426,36 @@ async def test_a_signal_right_after_the_start_reaches_the_program_and_not_the_ru
         await task.kill(signal.SIGKILL)
         assert (await task.wait()).code == 137
         await task.delete()
+
+
+async def test_a_shim_is_told_which_of_its_events_it_need_not_keep(
+    bench: Bench, runtime: OciRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oci_task, "_HANDLED", 4)
+    task = await runtime.create(bench.spec("a", "sleep", "100"))
+    shim = task._client.shim  # type: ignore[attr-defined]  # pyright: ignore
+    told: list[int] = []
+    real = shim.Events
+
+    def recording(request: Any) -> Any:
+        told.append(request.after)
+        return real(request)
+
+    monkeypatch.setattr(shim, "Events", recording)
+    found: list[Any] = []
+    async with anyio.create_task_group() as group:
+
+        async def follow() -> None:
+            found.extend(await events_of(task))
+
+        group.start_soon(follow)
+        await task.start()
+        for number in range(3):
+            await task.exec(ExecSpec(f"e{number}", process_of("true")))
+            await task.start(f"e{number}")
+            await task.wait(f"e{number}")
+        await task.kill(9)
+        await task.wait()
+        await task.delete()
+    assert [event.sequence for event in found] == list(range(1, len(found) + 1)), "one is lost or told twice"
+    assert told[:4] == [0, 4, 8, 12]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,12 +108,31 @@ async def test_a_grown_journal_keeps_the_main_processs_life(
     written = journal.Journal(path)
     written.add(events.TaskStart(container_id="a", pid=1))
     for number in range(50):
-        written.add(events.TaskExecAdded(container_id="a", exec_id=f"e{number}"))
+        written.add(events.TaskExecStarted(container_id="a", exec_id=f"e{number}", pid=number))
+        if number != 7:
+            written.add(events.TaskExit(container_id="a", id=f"e{number}", pid=number))
     written.add(events.TaskExit(container_id="a", id="a", exit_status=3))
-    written.forget(51)
-    assert [item.topic for item in journal.read(path)] == ["/tasks/start", "/tasks/exit"]
+    written.forget(100)
+    assert [journal.unpack(item).pid for item in journal.read(path)] == [1, 7, 0]
     written.add(events.TaskDelete(container_id="a"))
-    assert [item.sequence for item in journal.read(path)] == [1, 52, 53]
+    assert [item.sequence for item in journal.read(path)] == [1, 16, 101, 102]
+
+
+async def test_a_journal_whose_events_are_handled_stays_small(tmp_path: Path) -> None:
+    path = tmp_path / journal.FILE
+    written = journal.Journal(path)
+    tracemalloc.start()
+    try:
+        for number in range(6_000):
+            written.add(events.TaskExecAdded(container_id="a" * 64, exec_id=f"e{number}"))
+            if number == 1000 or number % 256 == 0:
+                written.forget(number)
+            if number == 1000:
+                before, _ = tracemalloc.get_traced_memory()
+        assert tracemalloc.get_traced_memory()[0] - before < 300_000
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size < 2 << 20
 
 
 async def test_the_log_keeps_bytes_and_pieces_apart(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import asyncio
 import os
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._records: deque[Record] = deque(read(path))
-        self._sequence = self._records[-1].sequence if self._records else 0
-        self._size = sum(len(_frame(record)) for record in self._records)
+        # As frames: an object of protobuf's takes ten times as much.
+        self._records: deque[tuple[int, bytes]] = deque(
+            (record.sequence, record.SerializeToString()) for record in read(path)
+        )
+        self._sequence = self._records[-1][0] if self._records else 0
+        self._size = sum(_HEAD.size + len(data) for _, data in self._records)
         self._followers: set[asyncio.Event] = set()
         self._closed = False
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -104,16 +108,16 @@ class Journal:
         frame = _frame(record)
         os.write(self._fd, frame)
         self._size += len(frame)
-        self._records.append(record)
+        self._records.append((self._sequence, frame[_HEAD.size :]))
         for follower in self._followers:
             follower.set()
 
     def forget(self, until: int) -> None:
-        """Drop what was handled; of the file only what tells the main process's life stays."""
-        while self._records and self._records[0].sequence <= until:
+        """Drop what was handled; of the file only what tells of processes that may still run stays."""
+        while self._records and self._records[0][0] <= until:
             self._records.popleft()
         if self._size > _COMPACT_BYTES:
-            self._compact(lambda record: record.sequence > until or _of_main_process(record))
+            self._compact(until)
 
     async def follow(self, after: int) -> AsyncIterator[Record]:
         """Every event after a sequence number, then those to come, until the shim shuts down."""
@@ -122,10 +126,12 @@ class Journal:
         try:
             while True:
                 news.clear()
-                batch = [record for record in self._records if record.sequence > after]
-                for record in batch:
-                    yield record
-                    after = record.sequence
+                # From the newest back: of what was seen there may be much.
+                later = takewhile(lambda item: item[0] > after, reversed(self._records))  # noqa: B023
+                batch = list(later)[::-1]
+                for sequence, data in batch:
+                    yield Record.FromString(data)
+                    after = sequence
                 if batch:
                     continue
                 if self._closed:
@@ -140,17 +146,26 @@ class Journal:
         for follower in self._followers:
             follower.set()
 
-    def _compact(self, keep: Callable[[Record], bool]) -> None:
-        kept = b"".join(_frame(record) for record in read(self._path) if keep(record))
+    def _compact(self, until: int) -> None:
+        records = read(self._path)
+        exits = (unpack(record) for record in records if record.topic == "/tasks/exit")
+        ended = {(message.id, message.pid) for message in exits}
+        kept = b"".join(
+            _frame(record) for record in records if record.sequence > until or _still_tells(record, ended)
+        )
         _replace(self._path, kept)
         os.close(self._fd)
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self._size = len(kept)
 
 
-def _of_main_process(record: Record) -> bool:
+def _still_tells(record: Record, ended: Container[tuple[str, int]]) -> bool:
+    """Whether a record is of the main process's life, or of an exec that has not ended."""
     if record.topic in ("/tasks/create", "/tasks/start"):
         return True
+    if record.topic == "/tasks/exec-started":
+        message = unpack(record)
+        return (message.exec_id, message.pid) not in ended
     if record.topic != "/tasks/exit":
         return False
     message = unpack(record)

@@ -52,6 +52,8 @@ _ANSWER = 3.0
 _DYING = 0.5
 _END_PATIENCE = 3.0
 _RETRY = 0.05
+_HANDLED = 256
+"""After how many events the shim is told that it need not keep them."""
 _PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 _RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
@@ -217,10 +219,13 @@ class ShimTask:
     async def events(self, after: int = 0) -> AsyncIterator[TaskEvent]:
         while not (self._dead or self._over.is_set()):
             call = self._client.shim.Events(api.EventsRequest(after=after))
+            again = after + _HANDLED
             try:
                 async for record in call:
                     after = record.sequence
                     yield event_of(record)
+                    if after >= again:  # said anew what was handled, so that the shim need not keep it
+                        break
             except grpc.aio.AioRpcError as error:
                 log.debug("events of task %s: %s", self.id, error.details())
             except asyncio.CancelledError:
@@ -229,6 +234,8 @@ class ShimTask:
                 raise
             finally:
                 call.cancel()
+            if after >= again:
+                continue
             with anyio.move_on_after(_RETRY):
                 await self._over.wait()
         if not self.deleted.is_set() and await self._check() is not None:

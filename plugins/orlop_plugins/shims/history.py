@@ -80,6 +80,7 @@ class History:
         """Events after a number, then those to come until the task is deleted."""
         async for record in self._journal.follow(after):
             yield event_of(record, self._reason if record.topic == "/tasks/exit" else "")
+            self._journal.forget(record.sequence)  # who asks for the next has handled it
 
     def _add(self, message: Any) -> None:
         self._journal.add(message)
