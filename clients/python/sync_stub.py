@@ -18,6 +18,7 @@ CLASSES = {
     "_containers": "Containers",
     "_shims": "Shims",
     "_system": "System",
+    "_volumes": "Volumes",
 }
 RENAMED = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
 HEAD = """\
@@ -37,6 +38,7 @@ class SyncClient:
     containers: Containers
     shims: Shims
     system: System
+    volumes: Volumes
 
     @property
     def address(self) -> str: ...

@@ -251,12 +251,14 @@ def test_specs_survive_the_way_to_the_daemon_and_back(world: Any) -> None:
         mounts=(
             values.Mount("/t", type=values.MountType.TMPFS, options=("size=1m",)),
             values.Mount("/b", "/s"),
+            values.Mount("/v", "name", values.MountType.VOLUME),
         ),
         network=values.Network.HOST,
         resources=values.Resources(1, 2, 3),
         cap_add=("ALL",),
         auto_remove=True,
         platform=values.Platform("linux", "arm64", "v8"),
+        hooks=(values.Hook(values.HookStage.POSTSTOP, "/h", ("h", "x"), ("A=1",), 5),),
     )
     with orlop.sync.connect(world.address, namespace=world.namespace) as client:
         assert client.containers.create(full).spec == full

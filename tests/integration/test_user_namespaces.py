@@ -55,6 +55,11 @@ def test_files_belong_to_whom_they_should_and_new_ones_too(daemon: Daemon, runni
     assert (made.st_uid, made.st_gid) == (100000, 200000)
 
 
+def test_a_volume_belongs_to_the_root_of_the_container_it_is_made_for(daemon: Daemon) -> None:
+    assert inside(daemon, "echo x >/keep/file; stat -c %u:%g /keep", "-v", "mapped:/keep") == "0:0\n"
+    daemon.must(daemon.orlop("volume", "rm", "mapped"))
+
+
 def test_cve_2025_47291_its_cgroup_lies_where_that_of_any_container_does(
     daemon: Daemon, running: tuple[str, int]
 ) -> None:

@@ -47,6 +47,7 @@ NETWORKS = {
 MOUNTS = {
     v.MountType.BIND: containers_pb2.MOUNT_TYPE_BIND,
     v.MountType.TMPFS: containers_pb2.MOUNT_TYPE_TMPFS,
+    v.MountType.VOLUME: containers_pb2.MOUNT_TYPE_VOLUME,
 }
 
 # --- Images -------------------------------------------------------------------------------------------------
@@ -211,6 +212,7 @@ def spec_message(s: v.ContainerSpec) -> containers_pb2.ContainerSpec:
 
 def spec(m: containers_pb2.ContainerSpec) -> v.ContainerSpec:
     source = m.WhichOneof("source")
+    mount_types = {number: kind for kind, number in MOUNTS.items()}
     return v.ContainerSpec(
         image=m.image,
         rootfs=m.rootfs,
@@ -230,7 +232,7 @@ def spec(m: containers_pb2.ContainerSpec) -> v.ContainerSpec:
             v.Mount(
                 target=mount.target,
                 source=mount.source,
-                type=v.MountType.TMPFS if mount.type == containers_pb2.MOUNT_TYPE_TMPFS else v.MountType.BIND,
+                type=mount_types.get(mount.type, v.MountType.BIND),
                 read_only=mount.read_only,
                 options=tuple(mount.options),
             )

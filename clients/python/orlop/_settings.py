@@ -18,6 +18,14 @@ STATUSES = {
     settings_pb2.HEALTH_STATUS_HEALTHY: v.HealthStatus.HEALTHY,
     settings_pb2.HEALTH_STATUS_UNHEALTHY: v.HealthStatus.UNHEALTHY,
 }
+STAGES = {
+    v.HookStage.PRESTART: settings_pb2.HOOK_STAGE_PRESTART,
+    v.HookStage.CREATE_RUNTIME: settings_pb2.HOOK_STAGE_CREATE_RUNTIME,
+    v.HookStage.CREATE_CONTAINER: settings_pb2.HOOK_STAGE_CREATE_CONTAINER,
+    v.HookStage.START_CONTAINER: settings_pb2.HOOK_STAGE_START_CONTAINER,
+    v.HookStage.POSTSTART: settings_pb2.HOOK_STAGE_POSTSTART,
+    v.HookStage.POSTSTOP: settings_pb2.HOOK_STAGE_POSTSTOP,
+}
 KINDS = ("pid", "ipc", "uts", "cgroup")
 TIMES = ("interval", "timeout", "start_period", "start_interval")
 PLAIN_RESOURCES = (
@@ -50,6 +58,12 @@ def settings_message(s: v.ContainerSpec) -> dict[str, Any]:
         "group_add": s.group_add,
         "shm_bytes": s.shm_bytes,
         "oom_score_adj": s.oom_score_adj,
+        "hooks": [
+            settings_pb2.Hook(
+                stage=STAGES[h.stage], path=h.path, args=h.args, env=h.env, timeout_seconds=h.timeout
+            )
+            for h in s.hooks
+        ],
     }
     if s.user_namespace:
         fields["user_namespace"] = settings_pb2.UserNamespace(
@@ -96,6 +110,7 @@ def healthcheck_message(h: v.Healthcheck) -> settings_pb2.Healthcheck:
 
 def settings(m: containers_pb2.ContainerSpec) -> dict[str, Any]:
     modes = {number: mode for mode, number in NAMESPACES.items()}
+    stages = {number: stage for stage, number in STAGES.items()}
     names = m.user_namespace
     return {
         "user_namespace": v.UserNamespace(ranges(names.uids), ranges(names.gids), names.remap)
@@ -113,6 +128,11 @@ def settings(m: containers_pb2.ContainerSpec) -> dict[str, Any]:
             **{kind: modes.get(getattr(m.namespaces, kind), v.NamespaceMode.UNSPECIFIED) for kind in KINDS}
         ),
         "oom_score_adj": m.oom_score_adj if m.HasField("oom_score_adj") else None,
+        "hooks": tuple(
+            v.Hook(stages[h.stage], h.path, tuple(h.args), tuple(h.env), h.timeout_seconds)
+            for h in m.hooks
+            if h.stage in stages
+        ),
     }
 
 

@@ -11,10 +11,12 @@ from orlop._containers import Containers
 from orlop._images import Images
 from orlop._shims import Shims
 from orlop._system import System
+from orlop._volumes import Volumes
 
 
 class Client:
-    """A connection to a daemon: ``images``, ``containers``, ``shims`` and ``system``. A context manager."""
+    """A connection to a daemon: ``images``, ``containers``, ``shims``, ``system`` and ``volumes``. A context
+    manager."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -22,6 +24,7 @@ class Client:
         self.containers = Containers(connection)
         self.shims = Shims(connection)
         self.system = System(connection)
+        self.volumes = Volumes(connection)
 
     @property
     def address(self) -> str:

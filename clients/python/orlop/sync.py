@@ -167,5 +167,6 @@ def _is_api(value: Any) -> bool:
     from orlop._images import Images
     from orlop._shims import Shims
     from orlop._system import System
+    from orlop._volumes import Volumes
 
-    return isinstance(value, (Containers, Images, Shims, System, Session))
+    return isinstance(value, (Containers, Images, Shims, System, Volumes, Session))

@@ -166,11 +166,16 @@ class System:
     ) -> Generator[values.Event | values.EventsGap]: ...
     def plugins(self) -> tuple[values.Plugin, ...]: ...
 
+class Volumes:
+    def list(self) -> tuple[values.Volume, ...]: ...
+    def remove(self, name: str) -> None: ...
+
 class SyncClient:
     images: Images
     containers: Containers
     shims: Shims
     system: System
+    volumes: Volumes
 
     @property
     def address(self) -> str: ...

@@ -164,5 +164,6 @@ def _engine_context(
         hooks=parts.hooks,
         snapshotter=settings.snapshotter,
         runtime=settings.runtime,
+        volumes=settings.root / "volumes",
         cdi_folders=settings.cdi_spec_dirs,
     )

@@ -31,6 +31,7 @@ SERVICES: tuple[str, ...] = (
     "engine.containers:ContainerService",
     "engine.system:SystemService",
     "engine.shims:ShimService",
+    "engine.volumes:VolumeService",
 )
 """Where the services are: module below this package, and class."""
 

@@ -52,6 +52,7 @@ COMMANDS = {
     "info": "system:info",
     "version": "system:version",
     "shim": "main:shim",
+    "volume": "main:volume",
     "system": "main:system",
 }
 IMAGE_COMMANDS = {
@@ -79,6 +80,10 @@ SHIM_COMMANDS = {
     "ls": "shims:ls",
     "inspect": "shims:inspect",
     "logs": "shims:logs",
+}
+VOLUME_COMMANDS = {
+    "ls": "volumes:ls",
+    "rm": "volumes:rm",
 }
 PLUGIN_COMMANDS = {
     "new": "plugin:new",
@@ -133,6 +138,11 @@ def plugin() -> None:
 @click.group("shim", cls=LazyGroup, homes=SHIM_COMMANDS)
 def shim() -> None:
     """Look at the processes that look after containers."""
+
+
+@click.group("volume", cls=LazyGroup, homes=VOLUME_COMMANDS)
+def volume() -> None:
+    """Look at named volumes, and remove them."""
 
 
 @click.group("system", cls=LazyGroup, homes=SYSTEM_COMMANDS)

@@ -35,7 +35,9 @@ SPEC_OPTIONS = (
     click.option(
         "-e", "--env", "env", multiple=True, metavar="KEY[=VALUE]", help="Set a variable, or pass it on."
     ),
-    click.option("-v", "--volume", "volumes", type=Volume(), multiple=True, help="Mount a file or folder."),
+    click.option(
+        "-v", "--volume", "volumes", type=Volume(), multiple=True, help="Mount a file, folder or volume."
+    ),
     click.option("--tmpfs", type=Tmpfs(), multiple=True, help="Mount memory."),
     click.option("-w", "--workdir", default="", metavar="DIR", help="The directory to start in."),
     click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Who to run as."),

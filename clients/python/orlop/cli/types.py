@@ -72,23 +72,18 @@ class Pair(click.ParamType):
 
 
 class Volume(click.ParamType):
-    """SRC:DST[:OPTION,...]: a file or directory of this machine."""
+    """SRC:DST[:OPTION,...]: a file or directory of this machine, or a volume by its name."""
 
     name = "src:dst[:ro]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Mount:
-        from orlop.values import Mount
+        from orlop.values import Mount, MountType
 
         source, _, rest = value.partition(":")
         target, _, flags = rest.partition(":")
         if not source or not target:
             self.fail(f"{value!r} is not SRC:DST", param, ctx)
-        if "/" not in source and source not in (".", ".."):
-            self.fail(
-                f"{source!r} would be a named volume, which there are not: write ./{source} for a directory",
-                param,
-                ctx,
-            )
+        named = "/" not in source and source not in (".", "..")
         if not target.startswith("/"):
             self.fail(f"the path inside, {target!r}, is not absolute", param, ctx)
         options = [flag for flag in flags.split(",") if flag]
@@ -98,7 +93,8 @@ class Volume(click.ParamType):
                 self.fail(f"{option!r} is no option of a volume: {known}", param, ctx)
         return Mount(
             target=target,
-            source=str(Path(source).absolute()),
+            source=source if named else str(Path(source).absolute()),
+            type=MountType.VOLUME if named else MountType.BIND,
             read_only="ro" in options,
             options=tuple(flag for flag in options if flag not in ("ro", "rw")),
         )

@@ -49,6 +49,8 @@ from ._settings import (
     Healthcheck,
     HealthResult,
     HealthStatus,
+    Hook,
+    HookStage,
     IdRange,
     Mount,
     MountType,
@@ -60,6 +62,7 @@ from ._settings import (
     Security,
     SpecChange,
     UserNamespace,
+    Volume,
 )
 from ._system import (
     CheckProgress,
@@ -108,6 +111,8 @@ __all__ = [
     "HealthResult",
     "HealthStatus",
     "Healthcheck",
+    "Hook",
+    "HookStage",
     "IdRange",
     "Image",
     "ImageConfig",
@@ -150,5 +155,6 @@ __all__ = [
     "Usage",
     "UserNamespace",
     "Version",
+    "Volume",
     "WindowSize",
 ]

@@ -12,6 +12,7 @@ from ._settings import (
     Device,
     Health,
     Healthcheck,
+    Hook,
     Mount,
     Namespaces,
     Network,
@@ -121,6 +122,7 @@ class ContainerSpec:
     shm_bytes: int = 0
     namespaces: Namespaces = field(default_factory=Namespaces)
     oom_score_adj: int | None = None
+    hooks: Sequence[Hook] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,18 @@ class MountType(StrEnum):
 
     BIND = "bind"
     TMPFS = "tmpfs"
+    VOLUME = "volume"
+
+
+class HookStage(StrEnum):
+    """When a hook is run; the values are the OCI runtime specification's names."""
+
+    PRESTART = "prestart"
+    CREATE_RUNTIME = "createRuntime"
+    CREATE_CONTAINER = "createContainer"
+    START_CONTAINER = "startContainer"
+    POSTSTART = "poststart"
+    POSTSTOP = "poststop"
 
 
 class HealthStatus(StrEnum):
@@ -41,13 +53,38 @@ class NamespaceMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount of a container. ``target`` is an absolute path inside, ``source`` one of the machine."""
+    """One mount of a container. ``target`` is an absolute path inside; ``source`` is one of the machine, or a
+    volume's name."""
 
     target: str
     source: str = ""
     type: MountType = MountType.BIND
     read_only: bool = False
     options: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A named volume: where it is on the daemon's machine, and the names of the containers that have it."""
+
+    name: str
+    path: str
+    containers: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A program of the daemon's machine that the runtime runs at a point of a container's life.
+
+    ``args`` begins with the program's own name; ``env`` is all of its environment; ``timeout`` is in
+    seconds, 0 for none.
+    """
+
+    stage: HookStage
+    path: str
+    args: Sequence[str] = ()
+    env: Sequence[str] = ()
+    timeout: int = 0
 
 
 @dataclass(frozen=True, slots=True)

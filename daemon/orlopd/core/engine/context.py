@@ -89,6 +89,7 @@ class Context:
     hooks: Hooks
     snapshotter: str
     runtime: str
+    volumes: Path
     cdi_folders: tuple[Path, ...] = ()
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     connections: Connections = field(default_factory=Connections)

@@ -54,6 +54,7 @@ from .record import (
     with_extension,
 )
 from .userns import mapped_root, prepare
+from .volumes import Volumes
 
 _MOST_SPEC = 4 << 20
 _LONGEST_KEY = 128
@@ -75,8 +76,9 @@ class _Root:
 class Creator:
     """Makes containers, whole or not at all."""
 
-    def __init__(self, context: Context, finder: Finder) -> None:
+    def __init__(self, context: Context, finder: Finder, volumes: Volumes) -> None:
         self._context = context
+        self._volumes = volumes
         self._finder = finder
         # Names that were chosen, of containers that are not in the database yet.
         self._reserved: set[tuple[str, str]] = set()
@@ -94,6 +96,7 @@ class Creator:
         namespace = scope.namespace
         keys = [f"{namespace}/name/{spec.name}"] if spec.name else []
         keys += [f"{namespace}/key/{idempotency_key}"] if idempotency_key else []
+        keys += self._volumes.keys(scope, spec.mounts)
         async with self._context.locks.hold(*keys):
             existing = await self._context.containers.list(scope)
             for container in existing:
@@ -124,7 +127,11 @@ class Creator:
             root = await self._root(scope, id, spec, undo)
             await to_thread.run_sync(context.folders.make, scope.namespace, id)
             undo.push_async_callback(_shielded_thread, context.folders.remove, scope.namespace, id)
-            oci = await to_thread.run_sync(self._spec, scope, id, spec, root)
+            mounts = spec.mounts if spec.source.kind is not SourceKind.BUNDLE else ()
+            mounts, made = await to_thread.run_sync(self._volumes.bound, scope, mounts, root.maps)
+            for path in made:
+                undo.push_async_callback(_shielded_thread, path.rmdir)
+            oci = await to_thread.run_sync(self._spec, scope, id, replace(spec, mounts=mounts), root)
             stop_signal = spec.stop_signal or root.config.stop_signal or DEFAULT_STOP_SIGNAL
             health = resolve_check(spec.healthcheck, root.config.healthcheck)
             config = Config(spec, stop_signal, maps=root.maps, health=health)
@@ -231,6 +238,7 @@ class Creator:
                 group_add=spec.group_add,
                 shm_bytes=spec.shm_bytes,
                 oom_score_adj=spec.oom_score_adj,
+                hooks=spec.hooks,
             )
             built: Spec = build_spec(options, rootfs)
         return cast("dict[str, Any]", built)

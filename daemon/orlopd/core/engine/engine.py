@@ -18,6 +18,7 @@ from .restart import Restarts
 from .run import Runner
 from .shims import Shims
 from .supervisor import Supervisor
+from .volumes import Volumes
 
 
 class Engine:
@@ -26,7 +27,8 @@ class Engine:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.finder = Finder(context)
-        self.creator = Creator(context, self.finder)
+        self.volumes = Volumes(context)
+        self.creator = Creator(context, self.finder, self.volumes)
         self.processes = Processes(context, self.finder)
         self.lifecycle = Lifecycle(context, self.finder, self.processes)
         self.runner = Runner(context, self.finder, self.creator, self.processes, self.lifecycle)
@@ -47,6 +49,7 @@ class Engine:
         To be started when the tasks are recovered and before anything is served.
         """
         await to_thread.run_sync(self.context.folders.clean)
+        await to_thread.run_sync(self.volumes.clean)
         async with anyio.create_task_group() as group:
             self.context.finisher.serve(group)
             await self._supervisor.run(task_status=task_status)

@@ -14,6 +14,7 @@ from orlopd.core.oci import (
     Resources,
     Security,
     SpecDevice,
+    SpecHook,
     SpecMount,
     SpecRlimit,
     UserNamespace,
@@ -77,6 +78,7 @@ class ContainerSpec:
     shm_bytes: int = 0
     namespaces: Namespaces = Namespaces()  # noqa: RUF009 - a frozen value
     oom_score_adj: int | None = None
+    hooks: tuple[SpecHook, ...] = ()
 
 
 class HealthStatus(enum.Enum):

@@ -2,6 +2,7 @@
 
 from .capabilities import DEFAULT_CAPABILITIES, adjust_capabilities
 from .devices import SpecDevice
+from .hooks import HookStage, SpecHook
 from .idmaps import NO_MAPS, IdMaps, IdRange, UserNamespace, resolve_maps
 from .image import inherited_labels
 from .mounts import MountKind, SpecMount
@@ -18,6 +19,7 @@ __all__ = [
     "OCI_VERSION",
     "BlockLimit",
     "BuildOptions",
+    "HookStage",
     "IdMaps",
     "IdRange",
     "MountKind",
@@ -30,6 +32,7 @@ __all__ = [
     "Security",
     "Spec",
     "SpecDevice",
+    "SpecHook",
     "SpecMount",
     "SpecRlimit",
     "User",

@@ -22,11 +22,12 @@ class MountKind(enum.Enum):
 
     BIND = "bind"
     TMPFS = "tmpfs"
+    VOLUME = "volume"
 
 
 @dataclass(frozen=True, slots=True)
 class SpecMount:
-    """A mount of a request. ``source`` is a path of the host for a bind."""
+    """A mount of a request. ``source`` is a path of the host for a bind, a name for a volume."""
 
     kind: MountKind
     target: str

@@ -16,6 +16,7 @@ from .capabilities import ALL, adjust_capabilities
 from .cdi import DEFAULT_FOLDERS, Registry, annotated
 from .defaults import MASKED_PATHS, READONLY_PATHS, default_mounts, default_rlimits
 from .devices import SpecDevice, find_nodes, host_nodes
+from .hooks import SpecHook, build_hooks
 from .idmaps import NO_MAPS, IdMaps
 from .image import DEFAULT_PATH, NO_IMAGE, merge_args, merge_env, usable_env
 from .mounts import SpecMount, build_mounts, root_propagation
@@ -108,6 +109,7 @@ class BuildOptions:
     cap_drop: tuple[str, ...] = ()
     shm_bytes: int = 0
     oom_score_adj: int | None = None
+    hooks: tuple[SpecHook, ...] = ()
 
 
 def build_spec(options: BuildOptions, rootfs: Rootfs | None) -> Spec:
@@ -142,6 +144,8 @@ def build_spec(options: BuildOptions, rootfs: Rootfs | None) -> Spec:
         spec["hostname"] = options.hostname
     if options.annotations:
         spec["annotations"] = _annotations(options.annotations)
+    if options.hooks:
+        spec["hooks"] = build_hooks(options.hooks)
     names = [*(each.cdi for each in options.devices if each.cdi), *annotated(options.annotations)]
     if names:
         Registry(options.cdi_folders).inject(names, spec)

@@ -44,6 +44,7 @@ _MOUNTS = {
     containers_pb2.MOUNT_TYPE_UNSPECIFIED: MountKind.BIND,
     containers_pb2.MOUNT_TYPE_BIND: MountKind.BIND,
     containers_pb2.MOUNT_TYPE_TMPFS: MountKind.TMPFS,
+    containers_pb2.MOUNT_TYPE_VOLUME: MountKind.VOLUME,
 }
 _NETWORKS = {
     containers_pb2.NETWORK_MODE_UNSPECIFIED: Network.NONE,

@@ -11,12 +11,14 @@ from orlopd.core.engine.model import Health, HealthStatus
 from orlopd.core.healthcheck import Healthcheck
 from orlopd.core.oci import (
     BlockLimit,
+    HookStage,
     IdRange,
     Namespace,
     Namespaces,
     Resources,
     Security,
     SpecDevice,
+    SpecHook,
     SpecRlimit,
     UserNamespace,
 )
@@ -36,6 +38,14 @@ _HEALTH = {
 }
 _TIMES = ("interval", "timeout", "start_period", "start_interval")
 
+_STAGES = {
+    settings_pb2.HOOK_STAGE_PRESTART: HookStage.PRESTART,
+    settings_pb2.HOOK_STAGE_CREATE_RUNTIME: HookStage.CREATE_RUNTIME,
+    settings_pb2.HOOK_STAGE_CREATE_CONTAINER: HookStage.CREATE_CONTAINER,
+    settings_pb2.HOOK_STAGE_START_CONTAINER: HookStage.START_CONTAINER,
+    settings_pb2.HOOK_STAGE_POSTSTART: HookStage.POSTSTART,
+    settings_pb2.HOOK_STAGE_POSTSTOP: HookStage.POSTSTOP,
+}
 
 # --- In --------------------------------------------------------------------------------------------------
 
@@ -69,6 +79,7 @@ def spec_settings(message: containers_pb2.ContainerSpec) -> dict[str, Any]:
             }
         ),
         "oom_score_adj": message.oom_score_adj if message.HasField("oom_score_adj") else None,
+        "hooks": tuple(_hook(each) for each in message.hooks),
     }
 
 
@@ -129,6 +140,13 @@ def _device(message: settings_pb2.Device) -> SpecDevice:
     return SpecDevice(message.path, message.cdi, message.target, message.permissions)
 
 
+def _hook(message: settings_pb2.Hook) -> SpecHook:
+    if message.stage not in _STAGES:
+        raise InvalidArgument(f"hook stage {message.stage} is not known to this daemon", reason="BAD_HOOK")
+    stage = _STAGES[message.stage]
+    return SpecHook(stage, message.path, tuple(message.args), tuple(message.env), message.timeout_seconds)
+
+
 def _namespace(value: Any) -> Namespace:
     if value not in _NAMESPACES:
         raise InvalidArgument(f"namespace mode {value} is not known to this daemon")
@@ -151,6 +169,7 @@ def spec_settings_message(spec: Any) -> dict[str, Any]:
         "group_add": spec.group_add,
         "shm_bytes": spec.shm_bytes,
         "oom_score_adj": spec.oom_score_adj,
+        "hooks": [_hook_message(each) for each in spec.hooks],
     }
     if spec.user_namespace:
         fields["user_namespace"] = settings_pb2.UserNamespace(
@@ -240,6 +259,13 @@ def change_message(value: SpecChange) -> settings_pb2.SpecChange:
 
 def _range_message(value: IdRange) -> settings_pb2.IdRange:
     return settings_pb2.IdRange(inside=value.inside, outside=value.outside, size=value.size)
+
+
+def _hook_message(value: SpecHook) -> settings_pb2.Hook:
+    (stage,) = (number for number, each in _STAGES.items() if each is value.stage)
+    return settings_pb2.Hook(
+        stage=stage, path=value.path, args=value.args, env=value.env, timeout_seconds=value.timeout
+    )
 
 
 def _device_message(value: SpecDevice) -> settings_pb2.Device:
