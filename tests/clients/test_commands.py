@@ -375,9 +375,9 @@ def test_a_socket_of_another_group(world: Any) -> None:
         ),
         (["run"], 125, "orlop: say what to run"),
         (
-            ["run", "-v", "name:/data", "any"],
+            ["run", "-v", "name:data", "any"],
             125,
-            "orlop: Invalid value for '-v' / '--volume': 'name' would be a",
+            "orlop: Invalid value for '-v' / '--volume': the path inside, 'data', is not absolute",
         ),
         (["run", "--rootfs", "/nowhere", "--", "sh"], 125, "orlop: /nowhere: no such directory"),
         (["run", "--rootfs", "/"], 125, "orlop: a root directory has no command of its own"),
