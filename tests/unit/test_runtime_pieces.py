@@ -132,7 +132,7 @@ async def test_a_journal_whose_events_are_handled_stays_small(tmp_path: Path) ->
         assert tracemalloc.get_traced_memory()[0] - before < 300_000
     finally:
         tracemalloc.stop()
-    assert path.stat().st_size < 2 << 20
+    assert path.stat().st_size < 512 << 10
 
 
 async def test_the_log_keeps_bytes_and_pieces_apart(tmp_path: Path) -> None:
