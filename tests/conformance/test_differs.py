@@ -106,8 +106,10 @@ class ThroughImages:
     ) -> str:
         return await self._walking.diff(lower, upper, media_type, sink, newest=newest)
 
-    async def unpack_tar(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
-        return await self._walking.unpack_tar(blob, mounts)
+    async def unpack_tar(
+        self, blob: BlobReader, mounts: Sequence[Mount], *, uids: str = "", gids: str = ""
+    ) -> int:
+        return await self._walking.unpack_tar(blob, mounts, uids=uids, gids=gids)
 
     async def aclose(self) -> None:
         for part in (self._differ, self._walking, self._snapshotter):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import orlop.sync
+from orlop import errors
 from tests.support.daemon import Daemon
 
 MAP = ("--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536")
@@ -53,6 +57,40 @@ def test_files_belong_to_whom_they_should_and_new_ones_too(daemon: Daemon, runni
     assert daemon.must(daemon.orlop("exec", name, "sh", "-c", script)) == "0:0\n" * 5
     made = Path(f"/proc/{pid}/root/made").stat()
     assert (made.st_uid, made.st_gid) == (100000, 200000)
+
+
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "vfs"])
+def test_files_that_are_copied_in_belong_to_whom_they_name_inside(
+    daemon: Daemon, tmp_path: Path, snapshotter: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in/file"
+    file.write_text("copied")
+    os.chown(file, 1000, 1000)
+    script = "stat -c %u:%g /new /new/deep /new/deep/in /new/deep/in/file; cat /new/deep/in/file"
+    options = ("--copy", f"{tmp_path / 'in'}:/new/deep/", "--snapshotter", snapshotter)
+    owners = "0:0\n" * 4
+    assert inside(daemon, script, *options) == owners + "copied"
+
+
+def test_owners_of_copied_files_are_mapped_and_must_be_there(daemon: Daemon) -> None:
+    made = daemon.must(daemon.orlop("create", *MAP, "probe", "stat", "-c", "%u:%g:%a", "/file")).strip()
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        entry = tarfile.TarInfo("file")
+        entry.uid = 70_000
+        tar.addfile(entry)
+    with orlop.sync.connect(daemon.address, namespace=daemon.namespace) as client:
+        with pytest.raises(errors.InvalidArgument, match="user 70000"):
+            client.containers.copy_in(made, [data.getvalue()])
+        entry.uid, entry.mode = 1000, 0o4755
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            tar.addfile(entry)
+        assert client.containers.copy_in(made, [data.getvalue()]) == 0
+        with client.containers.start(made, attach=True) as session:
+            assert b"".join(piece.data for piece in session) == b"1000:0:4755\n"
+    daemon.must(daemon.orlop("rm", made))
 
 
 def test_a_volume_belongs_to_the_root_of_the_container_it_is_made_for(daemon: Daemon) -> None:

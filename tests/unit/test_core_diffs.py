@@ -38,7 +38,7 @@ class General:
     async def diff(self, lower: Any, upper: Any, media_type: str, sink: Any) -> str:
         raise NotImplementedError
 
-    async def unpack_tar(self, blob: Any, mounts: Any) -> int:
+    async def unpack_tar(self, blob: Any, mounts: Any, *, uids: str = "", gids: str = "") -> int:
         raise NotImplementedError
 
 

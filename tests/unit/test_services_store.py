@@ -83,7 +83,9 @@ class UpperDiffer:
         await sink.write(f"{lower[0].source}-{upper[0].source}".upper().encode())
         return digest_of(b"plain")
 
-    async def unpack_tar(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
+    async def unpack_tar(
+        self, blob: BlobReader, mounts: Sequence[Mount], *, uids: str = "", gids: str = ""
+    ) -> int:
         raise NotImplementedError
 
 

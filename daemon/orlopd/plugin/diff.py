@@ -57,11 +57,16 @@ class Differ(Protocol):
         """
         ...
 
-    async def unpack_tar(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
+    async def unpack_tar(
+        self, blob: BlobReader, mounts: Sequence[Mount], *, uids: str = "", gids: str = ""
+    ) -> int:
         """Unpack a plain or compressed tar over ``mounts`` without whiteouts' meaning.
 
+        :param uids: where the tar's user ids are those of a user namespace: what they are for the machine, as
+            ``INSIDE:OUTSIDE:SIZE,…``
+        :param gids: the same for groups
         :returns: bytes of files written
-        :raises InvalidArgument: not a tar, or one that tries to leave its root
+        :raises InvalidArgument: not a tar, one that tries to leave its root, or an id that the maps have not
         """
         ...
 

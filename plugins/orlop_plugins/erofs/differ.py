@@ -98,7 +98,9 @@ class ErofsDiffer:
     ) -> str:
         raise Unimplemented("the erofs differ only unpacks")
 
-    async def unpack_tar(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
+    async def unpack_tar(
+        self, blob: BlobReader, mounts: Sequence[Mount], *, uids: str = "", gids: str = ""
+    ) -> int:
         raise Unimplemented("the erofs differ only unpacks layers")
 
     async def aclose(self) -> None:

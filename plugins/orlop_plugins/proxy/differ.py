@@ -91,7 +91,9 @@ class ProxyDiffer:
     ) -> str:
         raise self._cannot()
 
-    async def unpack_tar(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
+    async def unpack_tar(
+        self, blob: BlobReader, mounts: Sequence[Mount], *, uids: str = "", gids: str = ""
+    ) -> int:
         raise self._cannot()
 
     def _cannot(self) -> Unimplemented:

@@ -21,6 +21,7 @@ from orlopd.plugin.errors import (
 )
 
 from .headers import CHAR, DIRECTORY, FIFO, LINK, REG, SYMLINK, Entry, TarReader, malformed, show
+from .owners import NAMED, Owners
 from .streams import write_all
 from .tree import HOST_XATTRS, RESERVED_XATTRS, Tree, Whiteouts
 from .whiteouts import Hider
@@ -32,6 +33,7 @@ _NO_ID = (1 << 32) - 1
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 MAX_TIME = (1 << 63) - 1
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CAPABILITY = b"security.capability"
 _RESERVED_XATTRS = tuple(map(os.fsencode, RESERVED_XATTRS))
 _HOST_XATTRS = frozenset(map(os.fsencode, HOST_XATTRS))
 _ARCHIVE_FAULTS = {
@@ -45,10 +47,12 @@ class Applier:
 
     :param privileged: root of the machine, who may make device nodes
     :param budget: how many files whiteouts may look at, all together
+    :param owners: whom files belong to
     """
 
-    def __init__(self, tree: Tree, *, privileged: bool, budget: int) -> None:
+    def __init__(self, tree: Tree, *, privileged: bool, budget: int, owners: Owners = NAMED) -> None:
         self._tree = tree
+        self._owners = owners
         self._hider = Hider(tree, budget)
         self._privileged = privileged
         self.written = 0
@@ -150,12 +154,13 @@ class Applier:
     def _attributes(self, target: bytes | int, entry: Entry) -> None:
         check_owner(entry)
         # Owner first: chown clears set-id bits and capabilities.
+        uid, gid = self._owners.uid(entry.uid), self._owners.gid(entry.gid)
         if isinstance(target, int):
-            os.chown(target, entry.uid, entry.gid)
+            os.chown(target, uid, gid)
         else:
-            os.chown(target, entry.uid, entry.gid, follow_symlinks=False)
+            os.chown(target, uid, gid, follow_symlinks=False)
         for name, value in entry.xattrs:
-            self._xattr(target, name, value, entry)
+            self._xattr(target, name, self._owners.capability(value) if name == _CAPABILITY else value, entry)
         if entry.type != SYMLINK:
             os.chmod(target, entry.mode & 0o7777)
         # A time that nanoseconds in 64 bits cannot hold is the epoch, as other container managers have it.

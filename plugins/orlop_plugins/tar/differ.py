@@ -16,6 +16,7 @@ from orlopd.plugin.values import Descriptor, Mount, check_digest
 
 from .jobs import AnyJob, ApplyJob, DiffJob, Outcome
 from .limits import Limits
+from .owners import NAMED, Owners
 from .pool import WorkerPool
 
 UNCOMPRESSED = "application/vnd.oci.image.layer.v1.tar"
@@ -54,8 +55,11 @@ class TarDiffer:
         outcome = await self._apply(blob, mounts, digest, whiteouts=True, progress=progress)
         return Descriptor(UNCOMPRESSED, outcome.digest, outcome.size)
 
-    async def unpack_tar(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
-        outcome = await self._apply(blob, mounts, "", whiteouts=False, progress=None)
+    async def unpack_tar(
+        self, blob: BlobReader, mounts: Sequence[Mount], *, uids: str = "", gids: str = ""
+    ) -> int:
+        owners = Owners(uids, gids)
+        outcome = await self._apply(blob, mounts, "", whiteouts=False, progress=None, owners=owners)
         return outcome.written
 
     async def diff(
@@ -110,6 +114,7 @@ class TarDiffer:
         *,
         whiteouts: bool,
         progress: Progress | None,
+        owners: Owners = NAMED,
     ) -> Outcome:
         job = ApplyJob(
             tuple(mounts),
@@ -119,6 +124,8 @@ class TarDiffer:
             whiteouts,
             arriving_size(blob),
             self._limits,
+            owners.uids,
+            owners.gids,
         )
         return await fed(self._pool, job, blob, progress=progress)
 

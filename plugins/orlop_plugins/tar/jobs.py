@@ -28,6 +28,8 @@ class ApplyJob:
     :param digest: what the file has to have; empty for anything
     :param whiteouts: whether ``.wh.`` names have a meaning
     :param arriving: how many bytes the file will have, where it is still being written; else 0
+    :param uids: what the archive's user ids are for the machine, see :class:`.owners.Owners`
+    :param gids: the same for groups
     """
 
     mounts: tuple[Mount, ...]
@@ -37,6 +39,8 @@ class ApplyJob:
     whiteouts: bool = True
     arriving: int = 0
     limits: Limits = field(default_factory=Limits)
+    uids: str = ""
+    gids: str = ""
 
 
 @dataclass(frozen=True, slots=True)

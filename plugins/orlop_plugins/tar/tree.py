@@ -67,6 +67,8 @@ class Tree:
     def __init__(self, whiteouts: Whiteouts, lowers: Lowers) -> None:
         self.whiteouts = whiteouts
         self.lowers = lowers
+        self.owner = (0, 0)
+        """Whom directories belong to that no entry tells of."""
         self._parents: set[bytes] = set()
         self._times: dict[bytes, int] = {}
         self._opaque: set[bytes] = set()
@@ -224,6 +226,8 @@ class Tree:
 
     def _make_parent(self, path: bytes) -> None:
         os.mkdir(path, 0o755)
+        if self.owner != (0, 0):
+            os.chown(path, *self.owner)
         if self.lowers.later:
             self.mark_implied(path)
             return

@@ -22,6 +22,7 @@ from .confine import enter, enter_trees, ground
 from .headers import TarReader
 from .jobs import ApplyJob, DiffJob, Outcome, decode_job, encode_error
 from .limits import Limits
+from .owners import Owners
 from .streams import CHUNK, Raw, Stream
 from .tree import Tree, Whiteouts
 from .writer import TarWriter
@@ -132,7 +133,10 @@ def _apply(job: ApplyJob, fds: Sequence[int], link: Link) -> Outcome:
     privileged = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == whole
     enter(job.mounts, where, job.scratch)
     tree = Tree(where.whiteouts if job.whiteouts else Whiteouts.NONE, where.lowers)
-    applier = Applier(tree, privileged=privileged, budget=_PURGE_BUDGET * job.limits.entries)
+    owners = Owners(job.uids, job.gids)
+    tree.owner = (owners.uid(0), owners.gid(0))
+    budget = _PURGE_BUDGET * job.limits.entries
+    applier = Applier(tree, privileged=privileged, budget=budget, owners=owners)
 
     def take(reader: TarReader) -> int:
         applier.run(reader)

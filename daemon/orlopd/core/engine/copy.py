@@ -35,7 +35,7 @@ class Copier:
 
         :raises NotFound: there is no such container
         :raises FailedPrecondition: it runs, or its root is a directory of the user's own
-        :raises InvalidArgument: not a tar, or one that leaves the root
+        :raises InvalidArgument: not a tar, one that leaves the root, or files of ids that are not mapped
         """
         context = self._context
         container = await self._finder.container(scope, reference)
@@ -58,17 +58,12 @@ class Copier:
                         reason="ROOT_IS_A_DIRECTORY",
                     )
                 config = config_of(container)
-                if config is not None and config.maps:
-                    raise Unimplemented(
-                        f"files cannot be copied into container {name_of(container)}: its ids are mapped",
-                        reason="COPY_INTO_USER_NAMESPACE",
-                        hint="write them from inside: orlop exec -i ... tar -x",
-                    )
+                uids, gids = config.maps.options if config and config.maps else ("", "")
                 snapshotter = context.snapshots.for_name(container.snapshotter)
                 mounts = await snapshotter.mounts(scope, container.snapshot_key)
                 for differ in general(context.differs):
                     async with FileBlob(path) as blob:
-                        return await differ.unpack_tar(blob, mounts)
+                        return await differ.unpack_tar(blob, mounts, uids=uids, gids=gids)
             raise Unimplemented("no differ is there to unpack with", reason="NO_DIFFER")
         finally:
             with anyio.CancelScope(shield=True):
