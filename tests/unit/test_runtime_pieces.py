@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import subprocess
 import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +19,10 @@ from orlop_plugins.oci import journal, specs, stdio, wire
 from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.probe import probe
 from orlop_plugins.oci.shim.attach import signal_number
-from orlop_plugins.oci.shim.cgroups import Cgroup, groups_at
+from orlop_plugins.oci.shim.cgroups import Cgroup, groups_at, read_pairs
 from orlop_plugins.oci.shim.logfile import LogFile, LogKeeping
 from orlop_plugins.oci.shim.metrics import measure
+from orlop_plugins.oci.shim.oom import OomWatch
 from orlop_plugins.oci.shim.restore import checkpoint_args, restore_args
 from orlop_plugins.oci.shim.runc import Failure, explain
 from orlop_protos.containerd.events import task_pb2 as events
@@ -255,6 +259,47 @@ def test_version_2_metrics_of_a_recorded_tree(tmp_path: Path) -> None:
     assert (metrics.memory_events.oom_kill, cgroup.oom_kills()) == (1, 1)
     assert [(entry.major, entry.minor, entry.wbytes) for entry in metrics.io.usage] == [(8, 16, 2)]
     assert [entry.pagesize for entry in metrics.hugetlb] == ["2MB"]
+
+
+class _Counted(Cgroup):
+    """A group whose "kills" are how often it was found populated."""
+
+    def oom_kills(self) -> int:
+        return read_pairs(self.paths[""] / "memory.events").get("populated", 0)
+
+
+async def test_an_out_of_memory_kill_on_version_2_is_noticed_when_the_kernel_tells(tmp_path: Path) -> None:
+    """Of version 2 this machine has no memory controller, but the kernel tells of a change of cgroup.events
+    as it does of memory.events, by the same condition of the file."""
+    (top,) = (path for kind, path in _hierarchies() if kind == "cgroup2")
+    group = Path(top) / f"orlop-test-oom-{os.getpid()}"
+    group.mkdir()
+    try:
+        (tmp_path / "memory.events").symlink_to(group / "cgroup.events")
+        happened = asyncio.Event()
+        watch = OomWatch(_Counted(2, {"": tmp_path}), happened.set)
+        process = subprocess.Popen(["sleep", "100"])  # noqa: ASYNC220
+        try:
+            (group / "cgroup.procs").write_text(str(process.pid))
+            async with asyncio.timeout(10):
+                await happened.wait()
+            assert watch.kills == 1
+        finally:
+            process.kill()
+            process.wait()
+            watch.close()
+    finally:
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            await asyncio.sleep(0.02)
+    assert not group.exists()
+
+
+def _hierarchies() -> list[tuple[str, str]]:
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [(line.split()[2], line.split()[1]) for line in lines]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""AppArmor's default profile of containers."""
