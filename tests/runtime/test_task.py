@@ -33,6 +33,7 @@ from tests.runtime.conftest import Bench, events_of, process_of, read_all, run, 
 
 HELD = Stdio(attach=True, hold_stdin=True)
 TERMINAL = Stdio(attach=True, hold_stdin=True, terminal=True)
+READERS = 5
 
 
 async def test_output_and_exit_code_come_through_pipes(bench: Bench, runtime: OciRuntime) -> None:
@@ -312,18 +313,31 @@ async def test_the_log_is_rotated_by_size_and_count(
         assert 20_000 <= path.stat().st_size < 20_100
 
 
-async def test_a_client_that_does_not_read_is_cut_off_and_the_container_goes_on(bench: Bench) -> None:
+async def test_one_client_of_many_that_does_not_read_is_cut_off_and_the_container_goes_on(
+    bench: Bench,
+) -> None:
     bench.config = OciConfig(client_stall=0.5)
     async with bench.open() as runtime:
         task = await runtime.create(bench.spec("a", "sh", "-c", "yes | head -c 20000000; exit 8"))
         async with task.attach() as idle:
-            async with task.attach() as reader:
-                await task.start()
-                with anyio.fail_after(10):
-                    out, _, end = await read_all(reader)
-            assert len(out) == 20000000
-            assert end is not None
-            assert end.code == 8
+            came: list[tuple[int, int]] = []
+
+            async def reader() -> None:
+                async with task.attach() as attachment:
+                    attached.release()
+                    out, _, end = await read_all(attachment)
+                assert end is not None
+                came.append((len(out), end.code))
+
+            attached = anyio.Semaphore(0)
+            with anyio.fail_after(20):
+                async with anyio.create_task_group() as group:
+                    for _ in range(READERS):
+                        group.start_soon(reader)
+                    for _ in range(READERS):
+                        await attached.acquire()
+                    await task.start()
+            assert came == [(20000000, 8)] * READERS
             with pytest.raises(ResourceExhausted, match="did not read"):
                 await read_all(idle)
         await task.delete()

@@ -125,9 +125,10 @@ async def test_a_grown_journal_keeps_the_main_processs_life(
 async def test_a_journal_whose_events_are_handled_stays_small(tmp_path: Path) -> None:
     path = tmp_path / journal.FILE
     written = journal.Journal(path)
+    before = 0
     tracemalloc.start()
     try:
-        for number in range(6_000):
+        for number in range(3_000):
             written.add(events.TaskExecAdded(container_id="a" * 64, exec_id=f"e{number}"))
             if number == 1000 or number % 256 == 0:
                 written.forget(number)

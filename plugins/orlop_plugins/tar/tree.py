@@ -67,7 +67,7 @@ class Tree:
     def __init__(self, whiteouts: Whiteouts, lowers: Lowers) -> None:
         self.whiteouts = whiteouts
         self.lowers = lowers
-        self.owner = (0, 0)
+        self.owner: tuple[int, int] = (0, 0)
         """Whom directories belong to that no entry tells of."""
         self._parents: set[bytes] = set()
         self._times: dict[bytes, int] = {}
