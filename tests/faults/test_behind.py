@@ -16,11 +16,11 @@ import pytest
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
 from orlop_plugins.vfs.snapshotter import VfsSnapshotter
 from orlopd.plugin._snapshot_sync import Behind
-from orlopd.plugin.errors import DataLoss
+from orlopd.plugin.errors import DataLoss, Unavailable
 from orlopd.plugin.files import remove_tree
 from orlopd.plugin.snapshots import TARGET_LABEL
 from orlopd.plugin.snapshotter_base import SnapshotterBase
-from orlopd.plugin.values import Mount
+from orlopd.plugin.values import Mount, Usage
 from tests.support.daemon import Daemon, eventually, processes_naming
 from tests.support.images import make_image, text_layer
 from tests.support.registry import Registry, registry
@@ -201,6 +201,25 @@ async def test_layers_come_to_the_disk_by_themselves(disk: Ext4, state: Path, ho
     reboot(disk, state)
     async with opened(disk, state) as part:
         assert await part.lost() == []
+
+
+async def test_a_layer_whose_usage_cannot_be_written_down_is_measured_by_who_asks(
+    disk: Ext4, state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(disk, state) as part:
+        await part.lost()
+
+        def broken(id: int, usage: Usage) -> None:
+            raise Unavailable("the database cannot be used now")
+
+        with monkeypatch.context() as broken_for_now:
+            broken_for_now.setattr(part._db, "set_usage", broken)
+            await layer(part, "base")
+            await anyio.to_thread.run_sync(eventually, lambda: caplog.messages, bool, 30)
+        assert caplog.messages == ["cannot measure snapshots: the database cannot be used now"]
+        assert (await part.usage("base")).size >= len(BYTES)
+        await layer(part, "next", "base")  # and so are those that come later
+        await anyio.to_thread.run_sync(eventually, part._db.unmeasured, operator.not_, 30)
 
 
 async def test_a_host_that_does_not_ask_has_its_layers_on_the_disk(disk: Ext4, state: Path) -> None:

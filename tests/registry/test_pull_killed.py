@@ -37,7 +37,7 @@ def image() -> SmallImage:
     return make_image(layers)
 
 
-@pytest.fixture(params=["overlayfs", "vfs"])
+@pytest.fixture(params=["overlayfs", "vfs", "erofs"])
 def started(request: pytest.FixtureRequest) -> Iterator[tuple[Daemon, str]]:
     with Daemon() as daemon:
         yield daemon, request.param
@@ -118,5 +118,6 @@ def _kill_workers(daemon: Daemon) -> None:
     """Kill whatever unpacks, and what forks it."""
     for pid in descendants(daemon.pid):
         with contextlib.suppress(OSError):
-            if b"orlop_plugins.tar.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if any(name in command for name in (b"orlop_plugins.tar.zygote", b"orlop_plugins.erofs.worker")):
                 os.kill(pid, signal.SIGKILL)

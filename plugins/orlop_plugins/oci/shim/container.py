@@ -168,9 +168,11 @@ class Container:
     async def kill(self, exec_id: str, number: int, all: bool) -> None:
         """Send a signal to a process, or to all of the container."""
         process = self.process(exec_id)
-        begun = self._begun if process is self.main and process.state is TaskState.RUNNING else None
-        if begun is not None and number != signals.SIGKILL:
-            await begun.wait()
+        if process.state is TaskState.RUNNING and number != signals.SIGKILL:
+            is_exec = process is not self.main
+            begun = Begun.of_exec(process.pid, self.runc.binary) if is_exec else self._begun
+            if begun is not None:
+                await begun.wait()
         if exec_id or not (all or process.state is TaskState.PAUSED):
             process.signal(number)
             return
@@ -340,7 +342,7 @@ class Container:
         if self.cgroup is not None:
             self._oom = OomWatch(self.cgroup, self._out_of_memory)
         if command == "create":
-            self._begun = Begun(self.main.pid)
+            self._begun = Begun.of_created(self.main.pid)
         self._watch(self.main, future)
 
     async def _start_main(self) -> None:
