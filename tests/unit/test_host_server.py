@@ -233,6 +233,30 @@ async def test_the_clients_deadline_ends_the_handler() -> None:
             await cancelled.wait()
 
 
+@pytest.mark.parametrize("messages", [1, 64])
+async def test_a_call_whose_writer_is_cancelled_amid_a_message_ends_with_its_error(messages: int) -> None:
+    """The first message takes the headers along; later ones wait for a client that does not read."""
+
+    async def handler(request: Any, context: Any) -> None:
+        async with anyio.create_task_group() as group:
+
+            async def write() -> None:
+                for _ in range(messages):
+                    await context.write(bytes(1 << 20))
+
+            group.start_soon(write)
+            await anyio.sleep(0 if messages == 1 else 0.2)
+            group.cancel_scope.cancel()
+        raise errors.NotFound("what")
+
+    async with serving(service("test.S", stream=("unary_stream", handler))) as (channel, _):
+        call = channel.unary_stream("/test.S/stream")(b"")
+        await anyio.sleep(0.3)
+        with anyio.fail_after(10), pytest.raises(grpc.aio.AioRpcError) as caught:
+            [len(message) async for message in call]
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "what")
+
+
 async def test_stopping_ends_streams_and_waits_and_lets_the_rest_finish() -> None:
     waiting = anyio.create_memory_object_stream[None](3)
 

@@ -18,6 +18,7 @@ from orlopd.services.errors import code_of, plainly, to_error, to_status
 from orlopd.services.scope import scope_of
 
 from .tracing import Tracer, finish
+from .writing import Writing
 
 _log = logging.getLogger("orlopd.server")
 
@@ -102,7 +103,15 @@ class Interceptor(grpc.aio.ServerInterceptor):
         body: Any = write if inspect.isasyncgenfunction(inner) else inner
 
         async def call(request: Any, context: Any) -> None:
-            await self._around(method, context, lambda: body(request, context), True)
+            writing = Writing(context)
+
+            async def whole() -> None:
+                try:
+                    await body(request, writing)
+                finally:
+                    await writing.settled()
+
+            await self._around(method, context, whole, True)
 
         return call
 

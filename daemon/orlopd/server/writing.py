@@ -1,0 +1,39 @@
+"""Messages to a client that are sent whole, whoever is cancelled meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+class Writing:
+    """The context of a call that answers with a stream.
+
+    gRPC takes no message back once its sending has begun, and refuses whatever else the call sends beside
+    it, even its end: the client would then wait for ever. So a message goes on being sent though its writer
+    is cancelled, and what comes next waits for it.
+
+    :param context: gRPC's own; all but writing is as it does it
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._sending: asyncio.Future[None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        """Send a message. Raises what gRPC does if the client has gone."""
+        await self.settled()
+        self._sending = asyncio.ensure_future(self._context.write(message))
+        await asyncio.shield(self._sending)
+        self._sending = None
+
+    async def settled(self) -> None:
+        """Wait for the message that is being sent, if one is."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending])
+            # Its writer was told, or is gone; asked for, so that nobody calls it forgotten.
+            _ = self._sending.cancelled() or self._sending.exception()
+            self._sending = None
