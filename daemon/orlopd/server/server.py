@@ -12,6 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from orlopd.config import Config
+from orlopd.plugin.handlers import Handlers
 
 from .interceptor import Interceptor
 from .sockets import SocketError, SocketPath, find_group
@@ -62,13 +63,15 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        names = [name for add in register for name in add(server)]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        handlers: Any = Handlers()
+        names = [name for add in register for name in add(handlers)]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, handlers)
         names.append(health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if limits.reflection:
-            names.append(_add_reflection(server, names))
+            names.append(_add_reflection(handlers, names))
+        server.add_generic_rpc_handlers((handlers,))
         for socket in self._paths:
             try:
                 server.add_insecure_port(f"unix:{os.fspath(socket.path)}")
@@ -93,7 +96,7 @@ class Server:
             self._paths.pop().release()
 
 
-def _add_reflection(server: grpc.aio.Server, names: Sequence[str]) -> str:
+def _add_reflection(server: Any, names: Sequence[str]) -> str:
     from grpc_reflection.v1alpha import reflection
 
     reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)

@@ -22,6 +22,7 @@ from setproctitle import setproctitle, setthreadtitle
 
 from orlop_protos.containerd.task.v3 import shim_pb2_grpc as task_grpc
 from orlop_protos.orlop.shim.v1 import shim_pb2_grpc as api_grpc
+from orlopd.plugin.handlers import Handlers
 
 from ...ttrpc import TtrpcServer
 from .. import journal
@@ -196,8 +197,10 @@ async def _serving(shim: Shim, order: Order) -> AsyncIterator[None]:
             serving: Any = TtrpcServer(listener, methods(TaskService(shim)))
         else:
             server = grpc.aio.server(options=_OPTIONS)
-            task_grpc.add_TaskServicer_to_server(TaskService(shim), server)
-            api_grpc.add_ShimServiceServicer_to_server(ShimService(shim), server)
+            handlers: Any = Handlers()
+            task_grpc.add_TaskServicer_to_server(TaskService(shim), handlers)
+            api_grpc.add_ShimServiceServicer_to_server(ShimService(shim), handlers)
+            server.add_generic_rpc_handlers((handlers,))
             server.add_insecure_port(f"unix:{order.address}")
             serving = _running(server)
     finally:
