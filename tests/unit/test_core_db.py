@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import stat
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
 from orlopd.core import schema
 from orlopd.core.db import Connection, Database, from_micros, to_micros
@@ -45,11 +48,11 @@ async def test_a_change_is_whole_or_not_at_all(tmp_path: Path) -> None:
 
 async def test_readers_do_not_wait_for_the_writer_and_see_one_state(tmp_path: Path) -> None:
     db = await Database.open(tmp_path / "db")
-    release = anyio.Event()
+    release, token = anyio.Event(), current_token()
 
     def slow(conn: Connection) -> None:
         add(conn)
-        anyio.from_thread.run(release.wait)
+        anyio.from_thread.run(release.wait, token=token)
 
     async with anyio.create_task_group() as group:
         group.start_soon(db.write, slow)
@@ -75,12 +78,12 @@ async def test_many_at_once_all_happen(tmp_path: Path) -> None:
 
 async def _held_up(db: Database, group: TaskGroup) -> anyio.Event:
     """Have a change under way that ends when the event is set; all that come meanwhile wait."""
-    release, begun = anyio.Event(), anyio.Event()
+    release, begun, token = anyio.Event(), anyio.Event(), current_token()
 
     def slow(conn: Connection) -> None:
         add(conn, "first")
-        anyio.from_thread.run_sync(begun.set)
-        anyio.from_thread.run(release.wait)
+        anyio.from_thread.run_sync(begun.set, token=token)
+        anyio.from_thread.run(release.wait, token=token)
 
     group.start_soon(db.write, slow)
     await begun.wait()
@@ -180,6 +183,24 @@ async def test_a_change_under_way_is_not_cut_off(tmp_path: Path) -> None:
         group.cancel_scope.cancel()
         release.set()
     assert await db.read(names) == ["first"]
+    await db.aclose()
+
+
+async def test_a_change_whose_task_is_cancelled_is_made_before_the_next(tmp_path: Path) -> None:
+    db = await Database.open(tmp_path / "db")
+    begun = threading.Event()
+
+    def slow(conn: Connection) -> None:
+        begun.set()
+        time.sleep(0.1)
+        add(conn, "first")
+
+    task = asyncio.create_task(db.write(slow))
+    await anyio.to_thread.run_sync(begun.wait)
+    task.cancel()
+    await db.write(lambda conn: add(conn, "second"))
+    assert await db.read(names) == ["first", "second"]
+    await asyncio.wait([task])
     await db.aclose()
 
 

@@ -208,6 +208,26 @@ async def test_a_client_that_goes_away_cancels_the_handler() -> None:
 
 
 @pytest.mark.parametrize("arity", ["unary_unary", "unary_stream"])
+async def test_what_is_shielded_is_not_cut_off_by_a_client_that_goes_away(arity: str) -> None:
+    begun, ended = anyio.Event(), anyio.Event()
+
+    async def handler(request: Any, context: Any) -> bytes:
+        with anyio.CancelScope(shield=True):
+            begun.set()
+            await anyio.sleep(0.2)
+            ended.set()
+        await anyio.sleep_forever()
+        return b""
+
+    async with serving(service("test.S", M=(arity, handler))) as (channel, _):
+        call = getattr(channel, arity)("/test.S/M")(b"")
+        await begun.wait()
+        call.cancel()
+        with anyio.fail_after(5):
+            await ended.wait()
+
+
+@pytest.mark.parametrize("arity", ["unary_unary", "unary_stream"])
 async def test_a_cancellation_that_nobody_asked_for_is_a_fault(arity: str) -> None:
     async with serving(service("test.S", **raising(asyncio.CancelledError()))) as (channel, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

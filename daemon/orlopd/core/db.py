@@ -20,7 +20,6 @@ from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import anyio
-from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from orlopd.plugin.errors import (
@@ -32,6 +31,7 @@ from orlopd.plugin.errors import (
     Unavailable,
 )
 from orlopd.plugin.files import disk_is_full
+from orlopd.plugin.threads import Threads
 from orlopd.plugin.values import NO_LABELS, Labels
 
 from . import schema
@@ -72,10 +72,10 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._write_limiter = CapacityLimiter(1)
+        self._thread = Threads(1)
         self._queue: list[_Change] = []
         self._writing = False
-        self._read_limiter = CapacityLimiter(READERS)
+        self._reading = Threads(READERS)
         self._idle: list[Connection] = []
         self._connections: list[Connection] = []
         self._writer: Connection | None = None
@@ -94,7 +94,11 @@ class Database:
         :raises DataLoss: it is damaged; it is left as it is
         """
         database = cls(path)
-        await to_thread.run_sync(database._open, limiter=database._write_limiter)
+        try:
+            await database._thread.run(database._open)
+        except BaseException:
+            await database._thread.aclose()
+            raise
         return database
 
     def _open(self) -> None:
@@ -132,7 +136,9 @@ class Database:
             self._connections.clear()
 
         with shielded():
-            await to_thread.run_sync(close, limiter=self._write_limiter)
+            await self._reading.aclose()
+            await self._thread.run(close)
+            await self._thread.aclose()
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """What ``fn`` gives, run in a thread over one consistent state of the database."""
@@ -149,7 +155,7 @@ class Database:
                 finally:
                     self._idle.append(connection)
 
-        return await to_thread.run_sync(run, limiter=self._read_limiter)
+        return await self._reading.run(run)
 
     async def write(self, fn: Callable[[Connection], T], *, alone: bool = False, durable: bool = True) -> T:
         """What ``fn`` gives, run in a thread as one change; undone whole if it raises.
@@ -193,7 +199,7 @@ class Database:
         del self._queue[:most]
         try:
             with shielded():
-                await to_thread.run_sync(self._make, changes, limiter=self._write_limiter)
+                await self._thread.run(lambda: self._make(changes))
         except BaseException as error:
             for change in changes:
                 change.error = change.error or error

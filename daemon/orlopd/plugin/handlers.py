@@ -34,7 +34,9 @@ class Handlers(grpc.GenericRpcHandler):
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
         """Nothing: they have come by :meth:`add_generic_rpc_handlers` as well."""
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """What serves a call; None if nothing does."""
         name = handler_call_details.method.removeprefix("/").rpartition("/")[0]
         known = self._services.get(name)

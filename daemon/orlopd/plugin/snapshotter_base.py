@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from ._snapshot_db import Row, SnapshotDatabase
@@ -47,6 +46,7 @@ from .errors import (
 )
 from .files import disk_usage, explain, remove_tree, sync_filesystem
 from .snapshots import TARGET_LABEL, SnapshotFault
+from .threads import Threads
 from .values import NO_LABELS, Labels, Mount, SnapshotInfo, SnapshotKind, Usage
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class SnapshotterBase:
         self._lock = threading.Lock()
         self._making: set[int] = set()
         self._pinned: Counter[int] = Counter()
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._threads = Threads(_THREADS)
         self._behind: Behind | None = None
         self._tasks: TaskGroup | None = None
         self._trusted = False
@@ -270,13 +270,12 @@ class SnapshotterBase:
     async def aclose(self) -> None:
         """See :meth:`close`."""
         await self._run(self.close)
+        await self._threads.aclose()
 
     # How it is done.
 
     async def _run(self, job: Callable[[], T]) -> T:
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(_THREADS)
-        return await anyio.to_thread.run_sync(job, limiter=self._limiter)
+        return await self._threads.run(job)
 
     async def _catch_up(self) -> None:
         """Sync when no layer has come for a while: that is the least work, and in nobody's way."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import grpc
 import grpc.aio
 from opentelemetry.trace import Span
@@ -43,14 +44,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._tracer = tracer
         self._namespaced = namespaced
         self._wrapped: dict[str, tuple[Any, Any]] = {}
-        self._endless: set[asyncio.Task[Any]] = set()
+        self._endless: set[anyio.CancelScope] = set()
         self._stopping = False
 
     def stop(self) -> None:
         """End calls that have no end of their own (streams, waits) with UNAVAILABLE, now and from now on."""
         self._stopping = True
-        for task in tuple(self._endless):
-            task.cancel()
+        for scope in tuple(self._endless):
+            scope.cancel()
 
     async def intercept_service(
         self,
@@ -90,7 +91,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         endless = method.endswith("/Wait")
 
         async def call(request: Any, context: Any) -> Any:
-            return await self._around(method, context, lambda: inner(request, context), endless)
+            return await self._scoped(method, context, lambda: inner(request, context), endless)
 
         return call
 
@@ -111,49 +112,63 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 finally:
                     await writing.settled()
 
-            await self._around(method, context, whole, True)
+            await self._scoped(method, context, whole, True)
 
         return call
 
-    async def _around(self, method: str, context: Any, body: Body, endless: bool) -> Any:
-        with self._tracer.call(method, context.invocation_metadata() or ()) as span:
-            task = asyncio.current_task()
-            if endless and task is not None:
-                self._endless.add(task)
+    async def _scoped(self, method: str, context: Any, body: Body, endless: bool) -> Any:
+        """Handle a call in a task of its own, cancelled by scope.
+
+        gRPC cancels the task of a call, which no shield of anyio's holds off: what must not be cut in half
+        would be. So its cancellation is passed on as one that shields know.
+        """
+        scope = anyio.CancelScope()
+        task = asyncio.ensure_future(self._around(method, context, body, scope, endless))
+        while True:
             try:
-                if endless and self._stopping:
-                    raise _stopping()
-                if (
-                    self._namespaced
-                    and method.startswith(_CONTAINERD)
-                    and not method.startswith(_WITHOUT_NAMESPACE)
-                ):
-                    scope_of(context)
-                result = await body()
-                finish(span, context.code() or grpc.StatusCode.OK)
-                return result
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if task.done():
+                    raise
+                scope.cancel()
+
+    async def _around(
+        self, method: str, context: Any, body: Body, scope: anyio.CancelScope, endless: bool
+    ) -> Any:
+        with self._tracer.call(method, context.invocation_metadata() or ()) as span:
+            if endless:
+                self._endless.add(scope)
+            try:
+                with scope:
+                    if endless and self._stopping:
+                        raise _stopping()
+                    if (
+                        self._namespaced
+                        and method.startswith(_CONTAINERD)
+                        and not method.startswith(_WITHOUT_NAMESPACE)
+                    ):
+                        scope_of(context)
+                    result = await body()
+                    finish(span, context.code() or grpc.StatusCode.OK)
+                    return result
             except asyncio.CancelledError as error:
-                if task is not None and not task.cancelling():
+                if not scope.cancel_called:
                     # Nobody cancelled this call: the handler has a bug, and its client would wait for ever.
                     return await _abort(context, span, to_error(error, method), method)
-                if task is not None and endless and self._stopping:
-                    task.uncancel()
-                    return await _abort(context, span, _stopping(), method)
-                finish(span, grpc.StatusCode.CANCELLED)
-                raise
             except grpc.aio.AbortError:
                 finish(span, context.code() or grpc.StatusCode.UNKNOWN, context.details() or "")
                 raise
             except Exception as error:
-                if context.done() or (task is not None and task.cancelling()):
-                    # The client has gone: there is nobody to tell, and writing to it is what failed.
-                    finish(span, grpc.StatusCode.CANCELLED)
-                    _log.debug("%s ended after its client had gone: %r", method, error)
-                    raise asyncio.CancelledError from None
-                return await _abort(context, span, to_error(error, method), method)
+                if not (context.done() or scope.cancel_called):
+                    return await _abort(context, span, to_error(error, method), method)
+                # The client has gone: there is nobody to tell, and writing to it is what failed.
+                _log.debug("%s ended after its client had gone: %r", method, error)
             finally:
-                if task is not None:
-                    self._endless.discard(task)
+                self._endless.discard(scope)
+            if endless and self._stopping and not context.done():
+                return await _abort(context, span, _stopping(), method)
+            finish(span, grpc.StatusCode.CANCELLED)
+            raise asyncio.CancelledError
 
 
 def _unless_bytes(serialize: Any) -> Any:
