@@ -301,9 +301,10 @@ class Running:
         found = [f"folder {path}" for path in self._tasks() if path.name not in ids]
         runtimes = self.daemon.state.glob(f"runtime/*/runc/{self.daemon.namespace}/*")
         found += [f"runtime state {path}" for path in runtimes if path.name not in ids]
-        sockets = list(self.daemon.state.glob("runtime/*/s/*"))
-        if len(sockets) != len(ids):
-            found.append(f"{len(sockets)} sockets for {len(ids)} containers")
+        sockets = set(self.daemon.state.glob("runtime/*/s/*"))
+        inner = {path for path in sockets if path.with_name(path.name[:-1]) in sockets}
+        if len(sockets - inner) != len(ids):
+            found.append(f"{len(sockets - inner)} sockets for {len(ids)} containers")
         for path in cgroups_of(self.daemon.namespace):
             if path.name != self.daemon.namespace and path.name.rpartition(":")[2] not in ids:
                 found.append(f"cgroup {path}")

@@ -12,8 +12,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from orlopd.config import Config
-from orlopd.plugin.handlers import Handlers
 
+from .handlers import Handlers
 from .interceptor import Interceptor
 from .sockets import SocketError, SocketPath, find_group
 from .tracing import Tracer

@@ -26,8 +26,8 @@ class Writing:
     async def write(self, message: Any) -> None:
         """Send a message. Raises what gRPC does if the client has gone."""
         await self.settled()
-        self._sending = asyncio.ensure_future(self._context.write(message))
-        await asyncio.shield(self._sending)
+        self._sending = sending = asyncio.ensure_future(self._context.write(message))
+        await asyncio.shield(sending)
         self._sending = None
 
     async def settled(self) -> None:

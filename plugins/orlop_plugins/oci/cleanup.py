@@ -24,6 +24,7 @@ from orlopd.plugin.runtime import Exit
 from . import journal
 from .folder import Folder, Record
 from .shim import cgroups
+from .shims import remove_sockets
 from .wire import from_timestamp, to_timestamp
 
 log = logging.getLogger(__name__)
@@ -84,8 +85,7 @@ def clean_up(folder: Folder, record: Record) -> None:
             mount.unmount(rootfs, detach=True)
         except OrlopError as error:
             log.warning("cannot unmount %s: %s", rootfs, error)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(record.address)  # noqa: PTH108
+    remove_sockets(record.address)
 
 
 def bury(folder: Folder, record: Record) -> Lost:

@@ -22,7 +22,7 @@ from orlopd.plugin.runtime import Stdio
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _MAX_IDENTIFIER = 76
-_MAX_ADDRESS = 107
+_MAX_ADDRESS = 106
 RECORD = "task.json"
 PID = "shim.pid"
 
@@ -43,6 +43,7 @@ class Record:
 
     :param root: the OCI runtime's state folder for this task
     :param address: the path of the shim's socket
+    :param protocol: what it speaks: "grpc", as those of earlier versions do, or "both", ttrpc as well
     """
 
     namespace: str
@@ -51,6 +52,7 @@ class Record:
     root: str
     address: str
     stdio: Stdio
+    protocol: str = "grpc"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ FILE = "events.journal"
 _HEAD = struct.Struct(">I")
 _MAX_RECORD = 1 << 20
 _COMPACT_BYTES = 256 << 10
+_MOST = 1000
 Record = api.EventsResponse
 
 _TOPICS: dict[str, str] = {
@@ -121,24 +122,30 @@ class Journal:
 
     async def follow(self, after: int) -> AsyncIterator[Record]:
         """Every event after a sequence number, then those to come, until the shim shuts down."""
+        while batch := await self.next(after):
+            for record in batch:
+                yield record
+            after = batch[-1].sequence
+
+    async def next(self, after: int) -> list[Record]:
+        """Some of the events after a sequence number, as soon as there are any; none when the shim shuts
+        down."""
         news = asyncio.Event()
         self._followers.add(news)
         try:
             while True:
                 news.clear()
                 # From the newest back: of what was seen there may be much.
-                later = takewhile(lambda item: item[0] > after, reversed(self._records))  # noqa: B023
-                batch = list(later)[::-1]
-                for sequence, data in batch:
-                    yield Record.FromString(data)
-                    after = sequence
-                if batch:
-                    continue
-                if self._closed:
-                    return
+                later = list(takewhile(lambda item: item[0] > after, reversed(self._records)))
+                if later or self._closed:
+                    return [Record.FromString(data) for _, data in later[: -_MOST - 1 : -1]]
                 await news.wait()
         finally:
             self._followers.discard(news)
+
+    def release(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
 
     def close(self) -> None:
         """End all follow() once they have shown everything."""

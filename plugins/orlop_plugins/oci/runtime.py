@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -74,6 +75,7 @@ class OciRuntime:
             root=str(Path(options.root or self._state / "runc") / spec.namespace),
             address="",
             stdio=spec.stdio,
+            protocol="both",
         )
         made: ShimTask | None = None
         try:
@@ -129,6 +131,7 @@ class OciRuntime:
             id=record.id,
             bundle=str(folder.path),
             address=record.address,
+            protocol=record.protocol,
             root=record.root,
             stall=self._config.client_stall,
             log_size=self._config.log_max_size,
@@ -195,9 +198,7 @@ class OciRuntime:
             if not (options.io_uid or options.io_gid):  # and open its own pipes anew
                 options.io_uid, options.io_gid = root
         Path(record.root).mkdir(mode=0o711, parents=True, exist_ok=True)
-        filled = Record(
-            record.namespace, record.id, record.binary, record.root, new_address(self._state), record.stdio
-        )
+        filled = dataclasses.replace(record, address=new_address(self._state))
         folder.write_record(filled)
         return filled
 

@@ -28,6 +28,18 @@ def identity(pid: int) -> str:
         return ""
 
 
+def inner_address(address: str) -> str:
+    """The socket behind that of a shim, for gRPC alone; there is one once somebody has spoken that."""
+    return f"{address}g"
+
+
+def remove_sockets(address: str) -> None:
+    """Remove what sockets a dead shim has left."""
+    for path in (address, inner_address(address)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108
+
+
 @dataclass(frozen=True, slots=True)
 class ShimProcess:
     """A living shim. Owns a pidfd."""

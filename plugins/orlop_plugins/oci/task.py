@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from orlop_protos.containerd.events import task_pb2 as events
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.containerd.task.v3 import shim_pb2 as task
-from orlop_protos.orlop.shim.v1 import shim_pb2 as api
 from orlopd.plugin.errors import FailedPrecondition, NotFound, OrlopError, Unavailable
 from orlopd.plugin.runtime import (
     Attachment,
@@ -37,11 +32,11 @@ from orlopd.plugin.values import TypedBytes, now
 
 from . import journal, shim_process
 from .cleanup import Lost, bury, clean_up, story
-from .client import ShimClient, attached
+from .client import attached, client_of
 from .convert import STATES, event_of
 from .folder import Folder, Record, check_id
 from .shimlog import NAME, explained, keep, pointing
-from .shims import ShimProcess
+from .shims import ShimProcess, remove_sockets
 from .stdio import encode
 from .wire import REASON_HEADER, from_timestamp, header, to_timestamp
 
@@ -52,8 +47,6 @@ _ANSWER = 3.0
 _DYING = 0.5
 _END_PATIENCE = 3.0
 _RETRY = 0.05
-_HANDLED = 256
-"""After how many events the shim is told that it need not keep them."""
 _PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 _RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
@@ -67,7 +60,7 @@ class ShimTask:
         self._record = record
         self._shim = shim
         self._deadline = deadline
-        self._client = ShimClient(record.address)
+        self._client = client_of(record.address, record.protocol)
         self._dead = shim is None
         self._ending = False
         self._lost: Lost | None = None
@@ -218,24 +211,13 @@ class ShimTask:
 
     async def events(self, after: int = 0) -> AsyncIterator[TaskEvent]:
         while not (self._dead or self._over.is_set()):
-            call = self._client.shim.Events(api.EventsRequest(after=after))
-            again = after + _HANDLED
             try:
-                async for record in call:
-                    after = record.sequence
-                    yield event_of(record)
-                    if after >= again:  # said anew what was handled, so that the shim need not keep it
-                        break
-            except grpc.aio.AioRpcError as error:
-                log.debug("events of task %s: %s", self.id, error.details())
-            except asyncio.CancelledError:
-                # The call raises an error of its own when it is cancelled, which no scope takes for its own.
-                await anyio.lowlevel.checkpoint_if_cancelled()
-                raise
-            finally:
-                call.cancel()
-            if after >= again:
-                continue
+                async with aclosing(self._client.events(after)) as records:
+                    async for record in records:
+                        after = record.sequence
+                        yield event_of(record)
+            except OrlopError as error:
+                log.debug("events of task %s: %s", self.id, error)
             with anyio.move_on_after(_RETRY):
                 await self._over.wait()
         if not self.deleted.is_set() and await self._check() is not None:
@@ -359,14 +341,13 @@ class ShimTask:
         assert shim is not None
         if self._attached:
             try:
-                await self._client.call(self._client.task.Shutdown, task.ShutdownRequest(id=self.id), _SHORT)
+                await self._client.ask("Shutdown", task.ShutdownRequest(id=self.id), _SHORT)
                 await shim.end(_END_PATIENCE)
             except OrlopError as error:
                 log.warning("the shim of task %s does not shut down: %s", self.id, error)
         shim.kill()
         await shim.gone()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._record.address)  # noqa: PTH108
+        remove_sockets(self._record.address)
 
     async def _forget(self) -> None:
         self._tail = await anyio.to_thread.run_sync(journal.read, self._journal)
@@ -396,7 +377,7 @@ class ShimTask:
         with explained(self._log):
             try:
                 limit = self._deadline if deadline == -1 else deadline
-                return await self._client.call(getattr(self._client.task, name), request, limit)
+                return await self._client.ask(name, request, limit)
             except Unavailable:
                 await self._see_whether_it_died()
                 if await self._check() is not None:

@@ -9,7 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 from orlop_protos.containerd.task.v3 import shim_pb2
 from orlopd.plugin.errors import Unavailable
 
-from ..oci.client import ShimClient
+from ..oci.client import GrpcClient
 from ..ttrpc import TtrpcClient
 from .program import Endpoint
 
@@ -64,19 +64,19 @@ class _Ttrpc:
 class _Grpc:
     protocol = "grpc"
 
-    def __init__(self, client: ShimClient) -> None:
+    def __init__(self, client: GrpcClient) -> None:
         self._client = client
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, deadline: float) -> _Grpc:
         if endpoint.version != 3:
             raise Unavailable(f"a shim that serves task version {endpoint.version} by gRPC is not understood")
-        client = ShimClient(endpoint.address)
+        client = GrpcClient(endpoint.address)
         await client.ready(deadline)
         return cls(client)
 
     async def call(self, method: str, request: Any, deadline: float | None) -> Any:
-        reply, _ = await self._client.call(getattr(self._client.task, method), request, deadline)
+        reply, _ = await self._client.ask(method, request, deadline)
         return reply
 
     async def closed(self) -> None:

@@ -5,6 +5,6 @@ Follows ttrpc's protocol description, version 1.2 (PROTOCOL.md of containerd/ttr
 """
 
 from .client import TtrpcClient
-from .server import Handler, TtrpcServer
+from .server import Handler, Reply, TtrpcServer
 
-__all__ = ["Handler", "TtrpcClient", "TtrpcServer"]
+__all__ = ["Handler", "Reply", "TtrpcClient", "TtrpcServer"]

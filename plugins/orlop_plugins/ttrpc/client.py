@@ -63,7 +63,20 @@ class TtrpcClient(asyncio.Protocol):
         :raises Unavailable: the connection is or was closed
         :raises OrlopError: what the peer answered instead
         """
-        if self._transport is None or self._transport.is_closing():
+        return (await self.ask(service, method, request, reply, deadline=deadline, metadata=metadata))[0]
+
+    async def ask(
+        self,
+        service: str,
+        method: str,
+        request: Message,
+        reply: type[M],
+        *,
+        deadline: float | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> tuple[M, Mapping[str, str]]:
+        """As :meth:`call`, with the reply's metadata."""
+        if self._transport is None or not self.is_open:
             raise Unavailable(self._why, reason="TTRPC_UNREACHABLE")
         message = request_pb2.Request(
             service=service,
@@ -85,9 +98,15 @@ class TtrpcClient(asyncio.Protocol):
             raise DeadlineExceeded(f"{self._peer} did not answer {method} within {deadline:g} s") from None
         finally:
             self._calls.pop(stream, None)
+        told = {each.key: each.value for each in response.metadata}
         if response.status.code:
-            raise error_of(response.status)
-        return _decoded(reply, response.payload, self._peer)
+            raise error_of(response.status, told)
+        return _decoded(reply, response.payload, self._peer), told
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made."""
+        return self._transport is not None and not self._transport.is_closing()
 
     async def closed(self) -> None:
         """Return when the connection has ended, from whichever side."""

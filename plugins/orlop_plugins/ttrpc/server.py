@@ -16,11 +16,19 @@ from orlop_protos.ttrpc import request_pb2
 from orlopd.plugin.errors import DeadlineExceeded, Internal, InvalidArgument, OrlopError, Unimplemented
 
 from .frames import Flag, Frame, FrameError, FrameReader, FrameType
-from .status import status_of
+from .status import details_of, status_of
 
 log = logging.getLogger(__name__)
 
 _HIGH_WATER = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply with metadata, which only our own clients read."""
+
+    message: Message
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class Handler:
     """
 
     request: type[Message]
-    answer: Callable[[Any], Awaitable[Message]]
+    answer: Callable[[Any], Awaitable[Message | Reply]]
 
 
 class TtrpcServer:
@@ -41,23 +49,33 @@ class TtrpcServer:
     Leaving it closes the socket and all connections and cancels what is under way.
     """
 
-    def __init__(self, listener: socket.socket, methods: Mapping[tuple[str, str], Handler]) -> None:
-        """:param methods: by full service name and method name"""
+    def __init__(self, listener: socket.socket | None, methods: Mapping[tuple[str, str], Handler]) -> None:
+        """
+        :param listener: None where connections come by :meth:`take`
+        :param methods: by full service name and method name
+        """
         self._listener = listener
         self._methods = methods
         self._connections: set[_Connection] = set()
         self._server: asyncio.AbstractServer | None = None
 
     async def __aenter__(self) -> Self:
-        self._listener.setblocking(False)
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: _Connection(self._methods, self._connections), sock=self._listener
-        )
+        if self._listener is not None:
+            self._listener.setblocking(False)
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                lambda: _Connection(self._methods, self._connections), sock=self._listener
+            )
         return self
 
+    async def take(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere."""
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: _Connection(self._methods, self._connections), connection
+        )
+
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         connections = list(self._connections)
         for connection in connections:
             connection.end()
@@ -134,8 +152,11 @@ class _Connection(asyncio.Protocol):
             message.ParseFromString(request.payload)
             limit = request.timeout_nano / 1e9 if request.timeout_nano > 0 else None
             async with asyncio.timeout(limit):
-                reply = await handler.answer(message)
-            self._send(frame.stream, request_pb2.Response(payload=reply.SerializeToString()))
+                answer = await handler.answer(message)
+            reply = answer if isinstance(answer, Reply) else Reply(answer, {})
+            response = request_pb2.Response(payload=reply.message.SerializeToString())
+            response.metadata.extend(_pairs(reply.metadata))
+            self._send(frame.stream, response)
         except OrlopError as error:
             self._refuse(frame.stream, error)
         except DecodeError as error:
@@ -147,7 +168,7 @@ class _Connection(asyncio.Protocol):
             self._refuse(frame.stream, Internal(f"{type(error).__name__}: {error}"))
 
     def _refuse(self, stream: int, error: OrlopError) -> None:
-        self._send(stream, request_pb2.Response(status=status_of(error)))
+        self._send(stream, request_pb2.Response(status=status_of(error), metadata=_pairs(details_of(error))))
 
     def _send(self, stream: int, response: request_pb2.Response) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -157,3 +178,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(frame.pack())
         except InvalidArgument as error:
             self._refuse(stream, error)
+
+
+def _pairs(metadata: Mapping[str, str]) -> list[request_pb2.KeyValue]:
+    return [request_pb2.KeyValue(key=key, value=value) for key, value in metadata.items()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from google.rpc import status_pb2
@@ -27,6 +29,7 @@ _NUMBERS = {
     "DATA_LOSS": 15,
     "UNAUTHENTICATED": 16,
 }
+_DETAILS = "orlop-error"
 _CLASSES: dict[int, type[OrlopError]] = {
     _NUMBERS[kind.code]: kind
     for kind in vars(errors).values()
@@ -39,6 +42,22 @@ def status_of(error: OrlopError) -> Any:
     return status_pb2.Status(code=_NUMBERS.get(error.code, 2), message=error.message)
 
 
-def error_of(status: Any) -> OrlopError:
-    """The error that a google.rpc.Status says; a code that we have no class for becomes Internal."""
-    return _CLASSES.get(status.code, errors.Internal)(status.message or "no reason was given")
+def details_of(error: OrlopError) -> Mapping[str, str]:
+    """What a status has no place for, as metadata."""
+    fields = {"reason": error.reason, "resource": error.resource, "hint": error.hint}
+    known = {key: value for key, value in fields.items() if value}
+    return {_DETAILS: json.dumps(known)} if known else {}
+
+
+def error_of(status: Any, metadata: Mapping[str, str] | None = None) -> OrlopError:
+    """The error that a google.rpc.Status says; a code that we have no class for becomes Internal.
+
+    :param metadata: perhaps with its details
+    """
+    try:
+        fields = json.loads((metadata or {}).get(_DETAILS, "{}"))
+    except ValueError:
+        fields = {}
+    fields = fields if isinstance(fields, dict) else {}
+    known = {key: str(fields[key]) for key in ("reason", "resource", "hint") if fields.get(key)}
+    return _CLASSES.get(status.code, errors.Internal)(status.message or "no reason was given", **known)

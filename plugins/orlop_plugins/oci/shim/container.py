@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from orlopd.plugin.values import Mount
 
 from ..journal import Journal
 from ..wire import to_timestamp
+from .aside import aside
 from .begun import Begun
 from .cgroups import Cgroup
 from .logfile import LogKeeping
@@ -97,7 +99,7 @@ class Container:
         try:
             if rootfs:
                 self._rootfs.mkdir(mode=0o711, exist_ok=True)
-                await asyncio.to_thread(mount.mount_all, rootfs, self._rootfs)
+                await aside(mount.mount_all, rootfs, self._rootfs)
                 self._mounted = True
             if checkpoint:
                 self._restore = restore_args(self._options, checkpoint, parent_checkpoint, self.folder)
@@ -246,7 +248,7 @@ class Container:
         """All processes in the container's control group; the main one and execs where it has none."""
         if self.main.state is TaskState.STOPPED:
             return []
-        pids = await asyncio.to_thread(self.cgroup.pids) if self.cgroup is not None else []
+        pids = await aside(self.cgroup.pids) if self.cgroup is not None else []
         by_pid = {process.pid: process.exec_id for process in self.execs.values() if not process.is_done}
         known = [self.main.pid, *by_pid] if self.main.pid else list(by_pid)
         return [ProcessEntry(pid, by_pid.get(pid, "")) for pid in (pids or known)]
@@ -338,7 +340,7 @@ class Container:
             if isinstance(error, Failure):
                 raise explain(error, what, self._program) from error
             raise
-        self.cgroup = await asyncio.to_thread(Cgroup.of, self.main.pid)
+        self.cgroup = await aside(Cgroup.of, self.main.pid)
         if self.cgroup is not None:
             self._oom = OomWatch(self.cgroup, self._out_of_memory)
         if command == "create":
@@ -417,9 +419,9 @@ class Container:
         if not self._mounted:
             return
         try:
-            await asyncio.to_thread(mount.unmount, self._rootfs)
+            await aside(mount.unmount, self._rootfs)
         except FailedPrecondition:  # in use, by a process of the host perhaps
-            await asyncio.to_thread(mount.unmount, self._rootfs, detach=True)
+            await aside(functools.partial(mount.unmount, self._rootfs, detach=True))
         self._mounted = False
         with contextlib.suppress(OSError):
             self._rootfs.rmdir()

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from setproctitle import setproctitle, setthreadtitle
 
 from orlop_protos.containerd.task.v3 import shim_pb2_grpc as task_grpc
 from orlop_protos.orlop.shim.v1 import shim_pb2_grpc as api_grpc
-from orlopd.plugin.handlers import Handlers
 
 from ...ttrpc import TtrpcServer
 from .. import journal
-from ..shims import identity
+from ..shims import identity, inner_address
 from .answer import methods
+from .door import Door, bind, remove
 from .logfile import LogKeeping
 from .publish import publish
 from .reaper import Reaper
@@ -62,7 +61,7 @@ class Order:
     :param log_size: bytes after which a log that the shim writes is put aside; 0 for never
     :param log_files: how many of those put aside are kept
     :param log_format: what such a log is written in, "cri" or "json"
-    :param protocol: what the socket speaks, "grpc" or "ttrpc"
+    :param protocol: what the socket speaks: "grpc", "ttrpc" or "both"
     :param publish: the ttrpc socket of a containerd that wants the events; "" where somebody reads them here
     """
 
@@ -98,7 +97,7 @@ def serve(order: Order, ready: int) -> None:
         # What ps shows: containerd's words for whose shim this is.
         setproctitle(f"orlop-shim -namespace {order.namespace} -id {order.id} -address {order.address}")
         setthreadtitle("orlop-shim")
-        _write_pid(Path(order.bundle))
+        _write_pid(order.bundle)
         asyncio.run(_run(order, ready))
         code = 0
     except BaseException as error:
@@ -155,15 +154,17 @@ def tell(ready: int, **fields: Any) -> None:
     os.close(ready)
 
 
-def _write_pid(bundle: Path) -> None:
+def _write_pid(bundle: str) -> None:
     """Say who we are, so that a later daemon finds us, and knows us from whoever has our pid then."""
-    (bundle / ".shim.pid.new").write_text(f"{os.getpid()} {identity(os.getpid())}")
-    (bundle / ".shim.pid.new").rename(bundle / "shim.pid")
+    fresh = f"{bundle}/.shim.pid.new"
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    os.write(fd, f"{os.getpid()} {identity(os.getpid())}".encode())
+    os.close(fd)
+    os.rename(fresh, f"{bundle}/shim.pid")  # noqa: PTH104
 
 
 async def _run(order: Order, ready: int) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(2, "files"))
     reaper = Reaper()
     reaper.install()
     bundle = Path(order.bundle)
@@ -187,38 +188,46 @@ async def _run(order: Order, ready: int) -> None:
 @contextlib.asynccontextmanager
 async def _serving(shim: Shim, order: Order) -> AsyncIterator[None]:
     """Answer on the socket until the context is left."""
-    _unlink(order.address)
+    remove(order.address)
+    inner = inner_address(order.address)
+
+    async def grpc_address() -> str:
+        return await door.grpc_address() if door is not None else order.address
+
+    def grpc_server() -> grpc.aio.Server:
+        server = grpc.aio.server(options=_OPTIONS)
+        task_grpc.add_TaskServicer_to_server(tasks, server)
+        api_grpc.add_ShimServiceServicer_to_server(own, server)
+        return server
+
+    door: Door | None = None
+    tasks, own = TaskService(shim), ShimService(shim, grpc_address)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(remove, order.address)
+        if order.protocol == "grpc":
+            server = grpc_server()
+            bind(server, order.address)
+            await server.start()
+            stack.push_async_callback(server.stop, _GRACE)
+        else:
+            listener = _listener(order.address)
+            if order.protocol == "ttrpc":
+                await stack.enter_async_context(TtrpcServer(listener, methods(tasks)))
+            else:
+                ttrpc = await stack.enter_async_context(TtrpcServer(None, methods(tasks, own)))
+                door = await stack.enter_async_context(Door(listener, ttrpc, grpc_server, inner))
+        yield
+
+
+def _listener(path: str) -> socket.socket:
     before = os.umask(0o177)  # the socket's mode is 0600 from its first moment
     try:
-        if order.protocol == "ttrpc":
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            listener.bind(order.address)
-            listener.listen(64)
-            serving: Any = TtrpcServer(listener, methods(TaskService(shim)))
-        else:
-            server = grpc.aio.server(options=_OPTIONS)
-            handlers: Any = Handlers()
-            task_grpc.add_TaskServicer_to_server(TaskService(shim), handlers)
-            api_grpc.add_ShimServiceServicer_to_server(ShimService(shim), handlers)
-            server.add_generic_rpc_handlers((handlers,))
-            server.add_insecure_port(f"unix:{order.address}")
-            serving = _running(server)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen(64)
+        return listener
     finally:
         os.umask(before)
-    try:
-        async with serving:
-            yield
-    finally:
-        _unlink(order.address)
-
-
-@contextlib.asynccontextmanager
-async def _running(server: grpc.aio.Server) -> AsyncIterator[None]:
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(_GRACE)
 
 
 async def _publish_until(shim: Shim, order: Order) -> None:
@@ -231,8 +240,3 @@ async def _publish_until(shim: Shim, order: Order) -> None:
         publisher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await publisher
-
-
-def _unlink(address: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(address)  # noqa: PTH108

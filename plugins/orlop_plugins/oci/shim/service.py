@@ -35,6 +35,7 @@ from orlopd.plugin.values import Mount
 from ..journal import Journal
 from ..stdio import decode
 from ..wire import REASON_HEADER, VERSION, pack_error, to_timestamp
+from .aside import aside
 from .attach import attach
 from .container import Container
 from .logfile import PLAIN, LogKeeping
@@ -277,7 +278,7 @@ class TaskService(task_grpc.TaskServicer):
         container = self._shim.container(request.id)
         if container.cgroup is None or container.main.state is TaskState.STOPPED:
             raise NotFound(f"cgroup of {request.id} does not exist: not found")
-        return task.StatsResponse(stats=await asyncio.to_thread(measure, container.cgroup))
+        return task.StatsResponse(stats=await aside(measure, container.cgroup))
 
     @mapped
     async def Connect(self, request: task.ConnectRequest, context: Context) -> task.ConnectResponse:
@@ -297,8 +298,10 @@ class TaskService(task_grpc.TaskServicer):
 class ShimService(api_grpc.ShimServiceServicer):
     """orlop.shim.v1.ShimService."""
 
-    def __init__(self, shim: Shim) -> None:
+    def __init__(self, shim: Shim, grpc_address: Callable[[], Awaitable[str]]) -> None:
+        """:param grpc_address: has gRPC served and says where"""
         self._shim = shim
+        self._grpc_address = grpc_address
 
     async def Attach(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: Any, context: Context
@@ -317,6 +320,13 @@ class ShimService(api_grpc.ShimServiceServicer):
         self._shim.journal.forget(request.after)
         async for record in self._shim.journal.follow(request.after):
             yield record
+
+    async def NextEvents(self, request: api.NextEventsRequest, context: Context) -> api.NextEventsResponse:
+        self._shim.journal.forget(request.after)
+        return api.NextEventsResponse(events=await self._shim.journal.next(request.after))
+
+    async def Serve(self, request: api.ServeRequest, context: Context) -> api.ServeResponse:
+        return api.ServeResponse(address=await self._grpc_address())
 
 
 def _tell_reason(context: Context, process: Process) -> None:

@@ -17,10 +17,11 @@ _MAX_ORDER = 64 << 10
 
 def run(control: socket.socket) -> None:
     """Fork shims until the other side of ``control`` is closed."""
-    from . import pages
+    from . import pages, rehearsal
     from .serve import Order, prepare, serve
 
     prepare()
+    rehearsal.play()
     gc.collect()
     pages.fill_holes()
     gc.freeze()  # what is there now is shared with every shim: the collector must not touch it

@@ -12,7 +12,7 @@ class Handlers(grpc.GenericRpcHandler):
     """Takes the place of a server for the functions ``add_…Servicer_to_server``; it is then added to one::
 
         handlers = Handlers()
-        shim_pb2_grpc.add_TaskServicer_to_server(service, handlers)
+        tasks_pb2_grpc.add_TasksServicer_to_server(service, handlers)
         server.add_generic_rpc_handlers((handlers,))
 
     A server keeps a task waiting for each method that is registered with it, and waits anew for all of
