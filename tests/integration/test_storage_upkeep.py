@@ -8,7 +8,10 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.support.daemon import Daemon, eventually, refused
+from tests.support.images import busybox_layer, make_image, save_archive, text_layer
 
 LABELS = "containerd.io/gc.root=1"
 
@@ -94,6 +97,23 @@ def test_fsck_finds_and_mends(fresh_daemon: Daemon) -> None:
     assert left == [good]
     lines = daemon.must(daemon.orlop("system", "fsck", "--output", "json")).splitlines()
     assert json.loads(lines[-1])["summary"]["findings"] == 0
+
+
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "erofs"])
+def test_fsck_finds_nothing_amiss_in_what_works(
+    fresh_daemon: Daemon, tmp_path: Path, snapshotter: str
+) -> None:
+    daemon, name = fresh_daemon, "docker.io/library/busy:1"
+    image = make_image([busybox_layer(), text_layer("x", "x")])
+    daemon.must(daemon.orlop("import", "--no-unpack", save_archive(tmp_path / "a.tar", name, image=image)))
+    daemon.must(daemon.orlop("run", "-d", "--name", "works", "--snapshotter", snapshotter, name, "sleep", "60"))
+    try:
+        assert "all is well" in daemon.must(daemon.orlop("system", "fsck"))
+        daemon.must(daemon.orlop("system", "fsck", "--repair"))
+        assert daemon.must(daemon.orlop("exec", "works", "cat", "/x")) == "x"
+    finally:
+        daemon.must(daemon.orlop("rm", "-f", "works"))
+    assert "all is well" in daemon.must(daemon.orlop("system", "fsck"))
 
 
 def test_a_bad_row_never_stops_a_start(fresh_daemon: Daemon) -> None:

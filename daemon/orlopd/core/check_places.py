@@ -10,6 +10,7 @@ import anyio
 from anyio import to_thread
 
 from orlopd.plugin.mount import mount_points, unmount
+from orlopd.plugin.provider import SNAPSHOTTER
 
 from .checks import Finding
 from .core import Core
@@ -63,10 +64,12 @@ class ContainerPlaces:
             known |= {(scope.namespace, each.id) for each in await self._core.containers.list(scope)}
             known |= {(scope.namespace, each.id) for each in await self._core.tasks.list(scope)}
         own = {str(settings.state), str(settings.root)}
+        # What a snapshotter has mounted to show others' layers by it keeps itself, whoever needs it.
+        kept = (self._folders.mounts, settings.root / SNAPSHOTTER.short)
         unknown = {
             point
             for point in points - own
-            if not Path(point).is_relative_to(self._folders.mounts)
+            if not any(Path(point).is_relative_to(each) for each in kept)
             and not any(pair in known for pair in pairwise(Path(point).parts))
         }
         return {key for key in folders if key not in known and not key[0].startswith(".")}, unknown
