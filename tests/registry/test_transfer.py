@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -234,6 +235,56 @@ async def test_an_archive_goes_in_and_out_by_windows(client: Client, server: Reg
         assert out[1] == out[0]
 
 
+async def told_of(client: Client, source: Any, destination: Any) -> list[progress_pb2.Progress]:
+    """What a progress stream tells of a transfer."""
+    call, told = await client.open(f"progress of {len(client.calls)}"), list[progress_pb2.Progress]()
+
+    async def listen() -> None:
+        told.extend(await progress_of(call))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(listen)
+        await client.transfer(source, destination, f"progress of {len(client.calls) - 1}")
+    return told
+
+
+async def test_a_push_an_import_and_an_export_tell_as_well(client: Client, server: Registry) -> None:
+    image = make_image([text_layer("told", "told " * 50_000)], compress=False)
+    annotations = {"io.containerd.image.name": "docker.io/library/told:1"}
+    data = layout_tar(image, [image.target | {"annotations": annotations}])
+    call = await client.open("told in")
+    unpack = imagestore_pb2.UnpackConfiguration(platform=PLATFORM)
+    async with anyio.create_task_group() as group:
+        group.start_soon(send_all, call, data)
+        source = importexport_pb2.ImageImportStream(stream="told in")
+        imported = await told_of(client, source, store("told:1", unpacks=[unpack]))
+    words = [each.event for each in imported]
+    assert (words[0], words[-2:]) == ("Importing", ["saved", "Completed import"])
+    assert ("extracted", f"layer-{image.layers[0]}") in [(each.event, each.name) for each in imported]
+    assert next(each for each in imported if each.event == "saved").desc.digest == image.digest
+
+    pushed = await told_of(client, store("told:1"), at(f"{server.address}/transfer/told:1"))
+    words = [each.event for each in pushed]
+    assert words[0].startswith("Pushing to OCI Registry")
+    assert words[-1].startswith("Completed push to OCI Registry")
+    done = {each.name: each for each in pushed if each.event == "complete"}
+    size = len(image.blobs[image.layers[0]])
+    assert (done[f"layer-{image.layers[0]}"].progress, done[f"layer-{image.layers[0]}"].total) == (size, size)
+    assert f"manifest-{image.digest}" in done
+
+    call, out = await client.open("told out"), list[bytes]()
+
+    async def receive() -> None:
+        out.append(await receive_all(call))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(receive)
+        end = importexport_pb2.ImageExportStream(stream="told out")
+        exported = await told_of(client, store("told:1"), end)
+    assert [each.event for each in exported] == ["Exporting", "Completed export"]
+    assert image.blobs[image.digest] in out[0]
+
+
 async def test_bytes_are_echoed_from_stream_to_stream(client: Client) -> None:
     data = bytes(range(256)) * 2000
     source, sink = await client.open("in"), await client.open("out")
@@ -258,10 +309,9 @@ async def test_credentials_are_asked_of_the_client(client: Client) -> None:
     with registry(htpasswd=f"user:{SECRET_WORD}\n") as guarded:
         asked: list[Any] = []
 
-        async def answer(call: Any, secret: str) -> None:
+        async def answer(call: Any, secret: str, kind: Any = registry_pb2.CREDENTIALS) -> None:
             while (message := await call.read()) is not grpc.aio.EOF:
                 asked.append(registry_pb2.AuthRequest.FromString(message.value))
-                kind = registry_pb2.CREDENTIALS
                 said = registry_pb2.AuthResponse(authType=kind, username="user", secret=secret)
                 await call.write(pack(said))
 
@@ -285,6 +335,14 @@ async def test_credentials_are_asked_of_the_client(client: Client) -> None:
                     assert "wrong" not in (refused.value.details() or "")
                 else:
                     await client.transfer(store("docker.io/library/private:1"), end)
+        basic = f"Basic {base64.b64encode(b'user:secret-word').decode()}"
+        for secret, kind in (("secret-word", registry_pb2.CREDENTIALS), (basic, registry_pb2.HEADER)):
+            call = await client.open(f"auth-{secret}")
+            async with anyio.create_task_group() as group:
+                group.start_soon(answer, call, secret, kind)
+                await client.transfer(at(reference, auth_stream=f"auth-{secret}"), store(f"pulled:{kind}"))
+            assert (await client.target(f"pulled:{kind}")).target.digest == image.digest
+        assert len(asked) == 4
         assert {(each.host, each.reference) for each in asked} == {(guarded.address, reference)}
         assert all("basic" in each.wwwauthenticate[0].lower() for each in asked)
 
