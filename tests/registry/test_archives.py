@@ -360,6 +360,10 @@ async def test_export_of_one_platform_and_of_all_that_is_here(rig: Rig) -> None:
     assert blobs_of(await give(rig, "app:1", platform=Platform("linux", "s390x"))) == set(other.blobs)
     with pytest.raises(NotFound, match="nothing here for linux/riscv64"):
         await give(rig, "app:1", platform=Platform("linux", "riscv64"))
+    await take(rig, named(other, "lone:1"))
+    assert blobs_of(await give(rig, "lone:1", platform=Platform("linux", "s390x"))) == set(other.blobs)
+    with pytest.raises(NotFound, match="is for linux/s390x, not for linux/riscv64"):
+        await give(rig, "lone:1", platform=Platform("linux", "riscv64"))
 
 
 async def test_an_index_of_which_a_part_is_missing(rig: Rig) -> None:

@@ -286,6 +286,9 @@ async def test_an_import_drops_what_it_has_unpacked(thin: tuple[Rig, str], serve
     await take("docker.io/library/kept:1", mine, unpack=False)
     await take("docker.io/library/thin:2", mine, discard=True)
     assert await rig.digests() == set(index.blobs)
+    lone = make_image([text_layer("o", "for others alone")], architecture="s390x")
+    await take("docker.io/library/lone:1", lone, discard=True)
+    assert await rig.digests() >= set(lone.blobs)
 
 
 @pytest.mark.parametrize("unpacks", [("vfs",), ("vfs", "overlayfs")])

@@ -16,6 +16,7 @@ from orlopd.plugin import Credentials, ResolveOptions
 from orlopd.plugin.errors import (
     FailedPrecondition,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     Unauthenticated,
     Unavailable,
@@ -150,6 +151,10 @@ async def test_one_platform_of_an_index_can_be_pushed(rig: Rig, server: Registry
     target = f"{server.address}/push/one:1"
     pushed = await rig.push(name, target, platforms=[Platform("linux", ARCHITECTURE)])
     assert pushed.digest == mine.digest == digest_of(raw(target))
+    name, before = await here(rig, other, "docker.io/library/lone:1"), len(server.requests)
+    with pytest.raises(NotFound, match=f"is for linux/{ELSEWHERE}, not for linux/{ARCHITECTURE}"):
+        await rig.push(name, target, platforms=[Platform("linux", ARCHITECTURE)])
+    assert len(server.requests) == before
 
 
 async def test_a_part_that_is_nowhere_is_told_before_anything_is_sent(rig: Rig, server: Registry) -> None:

@@ -193,7 +193,7 @@ class Archiver:
     async def _unpacked(self, scope: Scope, target: Descriptor, platform: Platform | None) -> Manifest | None:
         """What of an image is to be unpacked, if anything."""
         try:
-            _, manifest = await self._unpacker.find_manifest(scope, target, platform)
+            _, manifest = await self._unpacker.find_serving(scope, target, platform)
         except NotFound as error:
             # An image for other machines can be stored and passed on all the same.
             if error.reason != "PLATFORM_NOT_FOUND":

@@ -81,7 +81,7 @@ class Exporter:
                 await self._leases.add_resource(held, held.lease, Resource("content", image.target.digest))
                 target = image.target
                 if platform is not None:
-                    target, _ = await self._unpacker.find_manifest(held, target, platform)
+                    target, _ = await self._unpacker.find_serving(held, target, platform)
                 await plan.add(image.name, target)
                 entries.append(descriptor_object(replace(target, annotations=_annotations(image.name))))
                 if options.docker:

@@ -123,7 +123,7 @@ class Pusher:
             )
         if not platforms:
             return image.target
-        target, _ = await self._unpacker.find_manifest(scope, image.target, platforms[0])
+        target, _ = await self._unpacker.find_serving(scope, image.target, platforms[0])
         return target
 
 

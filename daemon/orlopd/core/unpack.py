@@ -145,6 +145,20 @@ class Unpacker:
             )
         return found
 
+    async def find_serving(
+        self, scope: Scope, target: Descriptor, platform: Platform | None = None
+    ) -> tuple[Descriptor, Manifest]:
+        """As :meth:`find_manifest`, but a manifest that is no index's child is held to what its configuration
+        says it is for, where that is here."""
+        descriptor, manifest = await self.find_manifest(scope, target, platform)
+        config: ImageConfig | None = None
+        if descriptor.digest == target.digest and manifest.is_image:
+            with suppress(NotFound):
+                config = await self._config(scope, manifest)
+        if config is not None:
+            _check_serves(target, config, platform or platforms.current())
+        return descriptor, manifest
+
     async def image_config(
         self, scope: Scope, target: Descriptor, platform: Platform | None = None
     ) -> tuple[ImageConfig, Sequence[str], Manifest]:
@@ -155,15 +169,9 @@ class Unpacker:
         """
         descriptor, manifest = await self.find_manifest(scope, target, platform)
         config = await self._config(scope, manifest)
-        want = platform or platforms.current()
         # An index's word about its children has been heard already, and counts for more.
-        if descriptor.digest == target.digest and not manifests.check_platform(config, want):
-            raise NotFound(
-                f"image {target.digest} is for {platforms.normalize(config.platform)}, "
-                f"not for {platforms.normalize(want)}",
-                reason="PLATFORM_NOT_FOUND",
-                resource=f"image {target.digest}",
-            )
+        if descriptor.digest == target.digest:
+            _check_serves(target, config, platform or platforms.current())
         return config, config.diff_ids, manifest
 
     async def is_unpacked(self, scope: Scope, diff_ids: Sequence[str], snapshotter: str) -> bool:
@@ -439,6 +447,16 @@ async def _extraction(
         with anyio.CancelScope(shield=True):
             with suppress(NotFound, FailedPrecondition):
                 await snapshotter.remove(scope, key)
+
+
+def _check_serves(target: Descriptor, config: ImageConfig, want: Platform) -> None:
+    if not manifests.check_platform(config, want):
+        raise NotFound(
+            f"image {target.digest} is for {platforms.normalize(config.platform)}, "
+            f"not for {platforms.normalize(want)}",
+            reason="PLATFORM_NOT_FOUND",
+            resource=f"image {target.digest}",
+        )
 
 
 async def _exists(snapshotter: NamespacedSnapshotter, scope: Scope, key: str) -> bool:
