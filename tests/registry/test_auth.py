@@ -118,6 +118,20 @@ async def test_a_token_server_that_talks_nonsense_is_one_error(
         await rig.pull(faulty.reference)
 
 
+async def test_trouble_with_the_token_server_is_told_as_such(
+    rig: Rig, faulty: FaultyRegistry, elsewhere: FaultyRegistry
+) -> None:
+    whose = f"registry {faulty.address}'s token server 127.0.0.1"
+    Tokens(faulty, realm="http://127.0.0.1:1/token")
+    with pytest.raises(Unavailable, match=f"cannot reach {whose}: connection refused"):
+        await rig.pull(faulty.reference)
+    faulty.faults.clear()
+    Tokens(faulty, realm=f"http://{elsewhere.address}/token")
+    elsewhere.on("/token", lambda handler: handler.answer(500))
+    with pytest.raises(Unavailable, match=f"{whose} answered 500 when asked for a token"):
+        await rig.pull(faulty.reference)
+
+
 async def test_refused_credentials_are_unauthenticated_and_shown_nowhere(
     rig: Rig, faulty: FaultyRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,7 +207,7 @@ async def test_cve_2020_15157_no_credentials_go_to_a_realm_of_another_host(
     assert elsewhere.seen == []
 
 
-async def test_cve_2020_15157_a_foreign_layer_is_fetched_without_credentials(rig: Rig) -> None:
+async def test_cve_2020_15157_an_image_sends_nobody_to_loopback_or_plain_http_for_a_layer(rig: Rig) -> None:
     image = make_image([text_layer("x", "x")])
     manifest = image.document()
     foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -206,7 +220,6 @@ async def test_cve_2020_15157_a_foreign_layer_is_fetched_without_credentials(rig
     config = manifest["config"]["digest"]
     served = SmallImage(target, {digest_of(data): data, config: image.blobs[config]})
     with faulty_registry(served) as server:
-        # Neither loopback nor plain HTTP is an address that an image may send us to.
         with pytest.raises(NotFound):
             await rig.pull(server.reference, options=USER)
         assert len(server.asked("blobs")) == 2

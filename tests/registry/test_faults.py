@@ -97,6 +97,31 @@ async def test_a_blob_that_drips_is_too_slow(rig: Rig, faulty: FaultyRegistry) -
     assert time.monotonic() - began < 10
 
 
+async def test_a_blob_that_moves_on_may_take_as_long_as_it_likes(rig: Rig, faulty: FaultyRegistry) -> None:
+    data = bytes(range(256)) * 40
+    image = make_image([data], compress=False)
+    faulty.image = image
+
+    def slowly(handler: Handler) -> None:
+        handler.cut(data, 0)
+        for start in range(0, len(data), 2048):
+            handler.registry.over.wait(0.25)
+            handler.wfile.write(data[start : start + 2048])
+            handler.wfile.flush()
+
+    faulty.on(layer_path(faulty), slowly)
+    began = time.monotonic()
+    await rig.pull(faulty.reference, unpack=False)
+    assert time.monotonic() - began > 2 * FAST.stall_timeout
+    assert len(faulty.asked(layer_path(faulty))) == 1
+
+
+async def test_connections_are_used_again(rig: Rig, faulty: FaultyRegistry) -> None:
+    await rig.pull(faulty.reference)
+    assert len(faulty.seen) == 5
+    assert len({seen.peer for seen in faulty.seen}) <= 3  # two layers come at once
+
+
 async def test_a_blob_that_breaks_off_is_taken_up_by_range(rig: Rig, faulty: FaultyRegistry) -> None:
     faulty.on(layer_path(faulty), lambda handler: handler.cut(blob(faulty), 30), times=1)
     await rig.pull(faulty.reference)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,7 @@ from orlopd.plugin import Credentials, ResolveOptions
 from orlopd.plugin.errors import FailedPrecondition, NotFound, Unavailable
 from tests.registry.conftest import FAST, SCOPE, Rig, open_rig
 from tests.support.faulty import FaultyRegistry, Handler, faulty_registry
-from tests.support.images import make_image, text_layer
+from tests.support.images import MANIFEST, SmallImage, digest_of, make_image, text_layer
 from tests.support.registry import Registry, registry
 
 
@@ -145,6 +148,7 @@ def route(faulty: FaultyRegistry, mirror: FaultyRegistry, more: str = "") -> str
 
 
 NAME = "registry.invalid/test/image:1"
+ELSEWHERE = "layers.invalid"
 
 
 async def test_a_mirror_serves_and_is_told_for_whom(
@@ -214,7 +218,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     new = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={0} -keyout {0}.key"
     sign = "openssl x509 -req -in {0}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out {0}.pem"
-    (folder / "server.ext").write_text("subjectAltName=IP:127.0.0.1")
+    (folder / "server.ext").write_text(f"subjectAltName=IP:127.0.0.1,DNS:{ELSEWHERE}")
     (folder / "client.ext").write_text("extendedKeyUsage=clientAuth")
     commands = [f"{new.format('ca')} -x509 -days 2 -out ca.pem"]
     for name in ("server", "client"):
@@ -267,6 +271,41 @@ async def test_a_certificate_of_ours_is_shown_to_its_server_alone(
         pair = f'client = [["{certificates}/client.pem", "{certificates}/client.key"]]'
         hosts.write(strict.address, server + pair)
         assert (await hosts.rig.pull(reference)).target.digest == faulty.served.digest
+
+
+async def test_a_foreign_layer_comes_from_where_its_image_says_and_is_shown_nothing_of_ours(
+    hosts: Hosts, faulty: FaultyRegistry, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = socket.getaddrinfo
+
+    def look_up(host: Any, *more: Any, **words: Any) -> Any:
+        return known("127.0.0.1" if host in (ELSEWHERE, ELSEWHERE.encode()) else host, *more, **words)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    hosts.write(faulty.address, f'server = "http://{faulty.address}"\n[header]\nx-tests = "ours"')
+    plain = faulty.served
+    [layer, *_] = plain.layers
+    with faulty_registry(plain, tls=context) as store:
+        place = f"https://{ELSEWHERE}:{store.address.rpartition(':')[2]}/v2/x/blobs/{layer}"
+        manifest = plain.document()
+        manifest["layers"][0] |= {
+            "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "urls": ["https://127.0.0.1:1/absent", place],
+        }
+        data = json.dumps(manifest).encode()
+        target = {"mediaType": MANIFEST, "digest": digest_of(data), "size": len(data)}
+        rest = {each: blob for each, blob in plain.blobs.items() if each not in (layer, plain.digest)}
+        faulty.image = SmallImage(target, {digest_of(data): data, **rest})
+        store.on(layer, lambda handler: handler.cut(plain.blobs[layer], 30), times=1)
+        await hosts.rig.pull(faulty.reference, options=ResolveOptions(Credentials("user", "secret")))
+        assert await hosts.rig.digests() == {digest_of(data), layer, *rest}
+        assert [seen.header("range") for seen in store.seen] == ["", "bytes=30-"]
+        shown = {seen.header(name) for seen in store.seen for name in ("authorization", "x-tests")}
+        assert shown == {""}
 
 
 async def test_headers_of_the_file_are_not_logged(

@@ -21,6 +21,8 @@ class Seen(NamedTuple):
     method: str
     path: str
     headers: dict[str, str]
+    peer: tuple[str, int] = ("", 0)
+    """The client's end of the connection."""
 
     def header(self, name: str) -> str:
         """A header's value, or ""."""
@@ -35,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer, a fault first."""
         registry = self.registry
-        seen = Seen(self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
+        headers = {key.lower(): value for key, value in self.headers.items()}
+        seen = Seen(self.command, self.path, headers, self.client_address)
         with registry.lock:
             registry.seen.append(seen)
         for fault in list(registry.faults):

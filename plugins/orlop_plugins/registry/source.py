@@ -209,9 +209,10 @@ class RegistrySource:
     async def _foreign(self, urls: Sequence[str], what: str, headers: Mapping[str, str]) -> httpx.Response:
         """A layer that lives elsewhere. The image chose the place: nothing of ours is shown there."""
         problem: OrlopError | None = None
-        for url in urls:
+        for url in map(httpx.URL, urls):
+            ask = Ask("GET", url, what, headers=headers, whose=f"'s foreign layers at {url.host}")
             try:
-                return await self._transport.send(Ask("GET", httpx.URL(url), what, headers=headers))
+                return await self._transport.send(ask)
             except OrlopError as error:
                 problem = error
         assert problem is not None

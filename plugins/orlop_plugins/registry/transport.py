@@ -56,6 +56,8 @@ class Ask:
     """The most tries; the config's number when None."""
     patience: float | None = None
     """Seconds for the answer's head; the config's when None."""
+    whose: str = ""
+    """What belongs to the registry and is asked in its place, for errors."""
 
 
 class Transport:
@@ -195,7 +197,14 @@ class Transport:
 
     async def token(self, request: TokenRequest) -> bytes:
         """Ask a token server. Errors are as those of the registry."""
-        ask = Ask(request.method, request.url, "a token", private=request.private, form=request.form)
+        ask = Ask(
+            request.method,
+            request.url,
+            "a token",
+            private=request.private,
+            form=request.form,
+            whose=f"'s token server {request.url.host}",
+        )
         async with self.open(ask) as response:
             return await self.read(response, 64 << 10, "a token")
 
@@ -329,7 +338,7 @@ class Transport:
             response.status_code,
             body,
             response.headers,
-            host=self.host,
+            host=self.host + ask.whose,
             what=ask.what,
             hide=authorizer.hide if authorizer else lambda text: _hide_private(text, ask),
         )
@@ -350,7 +359,7 @@ class Transport:
         return body[:_ERROR_BODY]
 
     def _failed(self, error: httpx.HTTPError | httpx.InvalidURL | TimeoutError, ask: Ask) -> OrlopError:
-        host = self.host
+        host = self.host + ask.whose
         if isinstance(error, httpx.RequestError) and origin(error.request.url) != origin(ask.url):
             host = f"{host}'s redirect to {error.request.url.host}"
         return answers.from_exception(error, host=host, what=ask.what, seconds=self._seconds)
