@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from orlopd.core.progress import BlobState
@@ -19,6 +20,7 @@ from tests.registry.conftest import NOTHING, SCOPE, Rig
 from tests.support.images import (
     ARCHITECTURE,
     SmallImage,
+    digest_of,
     layout_tar,
     make_image,
     make_index,
@@ -107,8 +109,81 @@ async def test_a_path_is_absolute(rig: Rig, reference: str) -> None:
 
 async def test_nothing_is_pushed_to_a_file(rig: Rig, tmp_path: Path) -> None:
     image = await rig.pull(f"oci-layout:{write_layout(tmp_path / 'a', 'v1', small())}")
-    with pytest.raises(Unimplemented, match="nothing can be pushed"):
-        await rig.push(image.name, f"oci-layout:{tmp_path}/b")
+    for kind in ("oci-archive", "docker-archive"):
+        with pytest.raises(Unimplemented, match="nothing can be pushed"):
+            await rig.push(image.name, f"{kind}:{tmp_path}/b")
+
+
+async def test_an_image_is_pushed_to_a_directory_and_read_by_us_and_by_others(
+    rig: Rig, tmp_path: Path
+) -> None:
+    index = make_index({f"linux/{ARCHITECTURE}": small("out"), "linux/riscv64": small("other")})
+    place = tmp_path / "out"
+    reference = f"oci-layout:{place}:v1"
+    first = await rig.pull(f"oci-layout:{write_layout(tmp_path / 'in', 'v1', index)}", also=None)
+    rig.events.clear()
+    await rig.push(first.name, reference)
+    assert {rig.states(layer)[-1] for layer in index.layers} == {BlobState.PUSHED}
+    assert stored(place) == set(index.blobs)
+    # Again, under another name, and another image beside it: each blob once, and nothing gets lost.
+    await rig.push(first.name, f"oci-layout:{place}:v2")
+    await rig.push(first.name, reference)
+    more = await rig.pull(f"oci-layout:{write_layout(tmp_path / 'more', 'v1', small('more'))}")
+    await rig.push(more.name, f"oci-layout:{place}:{more.target.digest}")
+    entries = json.loads((place / "index.json").read_text())["manifests"]
+    assert [(entry.get("annotations"), entry["digest"]) for entry in entries] == [
+        ({"org.opencontainers.image.ref.name": "v1"}, index.digest),
+        ({"org.opencontainers.image.ref.name": "v2"}, index.digest),
+        (None, more.target.digest),
+    ]
+    # A name that moves leaves its old place.
+    await rig.push(more.name, reference)
+    assert (await rig.pull(reference)).target.digest == more.target.digest
+    assert (await rig.pull(f"oci-layout:{place}:v2")).target.digest == index.digest
+    words = ["skopeo", "inspect", "--raw", f"oci:{place}:v2"]
+    done = subprocess.run(words, capture_output=True, timeout=60)  # noqa: ASYNC221
+    assert done.stdout == index.blobs[index.digest]
+
+
+def stored(place: Path) -> set[str]:
+    """The blobs of a layout, and whatever else lies between them."""
+    return {f"sha256:{path.name}" for path in (place / "blobs" / "sha256").iterdir()}
+
+
+async def test_what_is_no_place_to_push_to_is_left_alone(rig: Rig, tmp_path: Path) -> None:
+    image = await rig.pull(f"oci-layout:{write_layout(tmp_path / 'in', 'v1', small())}")
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    (busy / "mine").write_text("mine")
+    for place, error in {
+        f"{busy}:v1": "is no OCI layout, and not empty",
+        f"{tmp_path}/absent/out:v1": "there is no directory",
+        f"{busy}/mine:v1": "there is no directory",
+        f"{tmp_path}/out:-v1": "is no name",
+        f"{tmp_path}/out:{digest_of(b'else')}": "names another digest",
+        "relative:v1": "names no absolute path",
+    }.items():
+        with pytest.raises(OrlopError, match=error):
+            await rig.push(image.name, f"oci-layout:{place}")
+    assert [path.name for path in busy.iterdir()] == ["mine"]
+    # Links in a layout lead nowhere.
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    (linked / "blobs").symlink_to(busy)
+    with pytest.raises(OrlopError):
+        await rig.push(image.name, f"oci-layout:{linked}:v1")
+    assert [path.name for path in busy.iterdir()] == ["mine"]
+
+
+async def test_pushes_to_one_directory_at_once_lose_nothing(rig: Rig, tmp_path: Path) -> None:
+    image = await rig.pull(f"oci-layout:{write_layout(tmp_path / 'in', 'v1', small())}")
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(rig.push, image.name, f"oci-layout:{tmp_path}/out:v{number}")
+    entries = json.loads((tmp_path / "out" / "index.json").read_text())["manifests"]
+    assert len(entries) == 8
+    assert stored(tmp_path / "out") == stored(tmp_path / "in")
 
 
 def broken(what: str) -> Callable[[Path], str]:

@@ -16,7 +16,7 @@ from .resolver import Opened, Place, choose, full_name
 from .tar import TarFile, open_tar
 
 LIMIT = 8 << 20
-_REF = "org.opencontainers.image.ref.name"
+REF = "org.opencontainers.image.ref.name"
 _NAME = "io.containerd.image.name"
 _Read = Callable[[str], bytes | None]
 
@@ -126,12 +126,12 @@ def _find(path: str, wanted: str, place: Place, read: _Read) -> Opened:
 
 
 def _called(each: Descriptor) -> tuple[str, ...]:
-    names = (each.annotations.get(_REF, ""), each.annotations.get(_NAME, ""), each.digest)
+    names = (each.annotations.get(REF, ""), each.annotations.get(_NAME, ""), each.digest)
     return (*names, full_name(each.annotations))
 
 
 def _label(each: Descriptor) -> str:
-    label = each.annotations.get(_REF) or each.annotations.get(_NAME) or each.digest
+    label = each.annotations.get(REF) or each.annotations.get(_NAME) or each.digest
     return "".join(letter for letter in label[:160] if letter.isprintable())
 
 

@@ -8,12 +8,13 @@ from orlopd.plugin import Context, Provider, Resolver, hookimpl
 
 from .docker import open_docker_archive
 from .oci import open_archive, open_layout
+from .push import PushingLayoutResolver
 from .referrers import LayoutResolver
 from .resolver import FileResolver
 
 
 def _layout(context: Context) -> Resolver:
-    return LayoutResolver("oci-layout", open_layout)
+    return PushingLayoutResolver("oci-layout", open_layout)
 
 
 def _archive(context: Context) -> Resolver:

@@ -72,9 +72,8 @@ class FileResolver:
         async with self.opened(reference) as (opened, path, wanted):
             yield FileSource(opened, path, wanted)
 
-    @asynccontextmanager
-    async def opened(self, reference: str) -> AsyncGenerator[tuple[Opened, str, str]]:
-        """What a reference leads to, its path, and what was asked for there. Errors: as :meth:`resolve`."""
+    def split(self, reference: str) -> tuple[str, str]:
+        """A reference's path, and what is asked for there. :raises InvalidArgument: it is malformed"""
         path, _, wanted = reference.removeprefix(f"{self._scheme}:").partition(":")
         if not path.startswith("/") or "\0" in path:
             raise InvalidArgument(
@@ -82,6 +81,12 @@ class FileResolver:
                 reason="MALFORMED_REFERENCE",
                 hint=f"want {self._scheme}:/PATH[:TAG]; the path is one of the daemon's machine",
             )
+        return path, wanted
+
+    @asynccontextmanager
+    async def opened(self, reference: str) -> AsyncGenerator[tuple[Opened, str, str]]:
+        """What a reference leads to, its path, and what was asked for there. Errors: as :meth:`resolve`."""
+        path, wanted = self.split(reference)
         manager = self._open(path, wanted)
         try:
             opened = await to_thread.run_sync(manager.__enter__)
