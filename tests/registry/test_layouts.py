@@ -17,6 +17,7 @@ import pytest
 from orlopd.core.progress import BlobState
 from orlopd.plugin.errors import DataLoss, InvalidArgument, NotFound, OrlopError, Unimplemented
 from tests.registry.conftest import NOTHING, SCOPE, Rig
+from tests.support.daemon import Daemon, daemon
 from tests.support.images import (
     ARCHITECTURE,
     SmallImage,
@@ -29,6 +30,8 @@ from tests.support.images import (
     text_layer,
     write_layout,
 )
+
+__all__ = ["daemon"]
 
 
 def small(mark: str = "x") -> SmallImage:
@@ -143,6 +146,21 @@ async def test_an_image_is_pushed_to_a_directory_and_read_by_us_and_by_others(
     words = ["skopeo", "inspect", "--raw", f"oci:{place}:v2"]
     done = subprocess.run(words, capture_output=True, timeout=60)  # noqa: ASYNC221
     assert done.stdout == index.blobs[index.digest]
+
+
+def test_a_person_pushes_to_a_directory_and_imports_one(daemon: Daemon, tmp_path: Path) -> None:
+    image, name = small("person"), "docker.io/library/person:1"
+    daemon.must(daemon.orlop("import", save_archive(tmp_path / "a.tar", name, image=image)))
+    place = f"oci-layout:{tmp_path}/out:1"
+    assert daemon.must(daemon.orlop("push", "-q", name, place)) == f"{place} {image.digest}\n"
+    daemon.must(daemon.orlop("rmi", name))
+    said = daemon.orlop("import", "--name", "back:1", tmp_path / "out")
+    assert daemon.must(said) == "docker.io/library/back:1\n"
+    assert image.digest in daemon.must(daemon.orlop("images", "--no-trunc"))
+    daemon.must(daemon.orlop("rmi", "back:1"))
+    (tmp_path / "out" / "index.json").unlink()
+    refused = daemon.orlop("import", "--name", "back:1", tmp_path / "out")
+    assert (refused.returncode, b"neither an OCI layout" in refused.stderr) == (1, True)
 
 
 def stored(place: Path) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ STDIN, STDOUT = 0, 1
 @click.option("--no-unpack", is_flag=True, help="Store only.")
 @discard_option
 @output_option
-@click.argument("file", metavar="FILE|-")
+@click.argument("file", metavar="FILE|DIR|-")
 @with_client
 async def import_(
     client: Client,
@@ -43,16 +42,21 @@ async def import_(
     output: str,
     file: str,
 ) -> None:
-    """Store the images of an archive: an OCI layout or what `docker save` wrote, plain or gzipped."""
+    """Store the images of an archive: an OCI layout or what `docker save` wrote, plain or gzipped.
+
+    A directory is taken as the archive of what is in it.
+    """
+    from orlop import archive
     from orlop.cli.terminal import chunks
 
     if file == "-" and sys.stdin.isatty():
         raise usage("an archive is expected on standard input, which is a terminal")
-    descriptor = STDIN if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        raise Failure(f"{file}: is a directory, not an archive")
+    if file != "-" and os.path.isdir(file):
+        data = archive.stream(archive.tree(Path(file)))
+    else:
+        data = chunks(STDIN if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC))
     found = await client.images.import_(
-        chunks(descriptor),
+        data,
         name=name,
         snapshotter=snapshotter,
         unpack=not no_unpack,
