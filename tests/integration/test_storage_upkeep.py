@@ -106,7 +106,8 @@ def test_fsck_finds_nothing_amiss_in_what_works(
     daemon, name = fresh_daemon, "docker.io/library/busy:1"
     image = make_image([busybox_layer(), text_layer("x", "x")])
     daemon.must(daemon.orlop("import", "--no-unpack", save_archive(tmp_path / "a.tar", name, image=image)))
-    daemon.must(daemon.orlop("run", "-d", "--name", "works", "--snapshotter", snapshotter, name, "sleep", "60"))
+    made = daemon.orlop("run", "-d", "--name", "works", "--snapshotter", snapshotter, name, "sleep", "60")
+    daemon.must(made)
     try:
         assert "all is well" in daemon.must(daemon.orlop("system", "fsck"))
         daemon.must(daemon.orlop("system", "fsck", "--repair"))

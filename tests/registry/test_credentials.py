@@ -23,7 +23,7 @@ read server
 test "$1" = get || exit 2
 case $server in
 {host}) echo '{{"ServerURL":"x","Username":"{user}","Secret":"{secret}"}}' ;;
-broken) echo 'the keychain is locked: {secret}' >&2; exit 1 ;;
+localhost) echo 'the keychain is locked: {secret}' >&2; exit 1 ;;
 *) echo 'credentials not found in native keychain'; exit 1 ;;
 esac
 """
@@ -129,7 +129,20 @@ async def test_a_helper_may_have_a_token_or_nothing_or_trouble(docker: Docker) -
     assert two is not None
     assert (one.username, one.secret) == ("", "t")
     assert (two.username, two.secret) == ("u", "p")
-    config = docker.config(credHelpers={"broken": "tests", "x.example": "absent", "y.example": "../evil"})
+    config = docker.config(credHelpers={"localhost": "tests", "x.example": "absent", "y.example": "../evil"})
+    with pytest.raises(
+        OrlopError, match="docker-credential-tests failed for localhost: the keychain is locked"
+    ):
+        await config.find("localhost/a")
+    helper = docker.folder / "docker-credential-tests"
+    for program, error in {
+        "#!/bin/sh\nexit 3": "failed for localhost: exit code 3",
+        "#!/bin/sh\necho hello": "something else than credentials",
+        "#!/nowhere/sh": "cannot be run",
+    }.items():
+        helper.write_text(program)
+        with pytest.raises(OrlopError, match=error):
+            await config.find("localhost/a")
     with pytest.raises(OrlopError, match="is not installed"):
         await config.find("x.example/a")
     with pytest.raises(OrlopError, match="is not installed"):

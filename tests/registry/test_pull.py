@@ -308,7 +308,7 @@ async def test_basic_authentication_takes_credentials_and_shows_them_nowhere(rig
         name = f"{private.address}/private/image:1"
         with pytest.raises(Unauthenticated, match="wants credentials"):
             await rig.pull(name)
-        with pytest.raises(Unauthenticated) as refused:
+        with pytest.raises(Unauthenticated, match="refuses the credentials") as refused:
             await rig.pull(name, options=ResolveOptions(Credentials("user", "wrong-word")))
         assert "wrong-word" not in str(refused.value)
         with pytest.raises(NotFound):

@@ -71,7 +71,7 @@ def test_no_secret_is_told_or_kept(
     for secret in (WRONG, PASSWORD):
         person.knows(guarded.address, secret)
         said = person.does("push", faulty.reference, f"{guarded.address}/secrets/image:1")
-        assert ("wants credentials" in said) is (secret == WRONG)
+        assert ("refuses the credentials" in said) is (secret == WRONG)
     assert guarded.fetched(faulty.served.layers[0]) == 0
     person.does("pull", f"{guarded.address}/secrets/image:1")
 

@@ -254,6 +254,7 @@ async def test_a_push_an_import_and_an_export_tell_as_well(client: Client, serve
     data = layout_tar(image, [image.target | {"annotations": annotations}])
     call = await client.open("told in")
     unpack = imagestore_pb2.UnpackConfiguration(platform=PLATFORM)
+    imported, exported = list[progress_pb2.Progress](), list[progress_pb2.Progress]()
     async with anyio.create_task_group() as group:
         group.start_soon(send_all, call, data)
         source = importexport_pb2.ImageImportStream(stream="told in")

@@ -126,11 +126,19 @@ async def ask_helper(name: str, server: str) -> Credentials | None:
             f"credential helper {program[:80]!r} is not installed",
             hint="Docker's config.json names it under credHelpers or credsStore",
         )
+    # Already in the pipe when it starts: one that ends without a look at it is no trouble of ours.
+    question, end = os.pipe()
     try:
+        os.write(end, server.encode())
+        os.close(end)
         with anyio.fail_after(_HELPER_SECONDS):
-            done = await anyio.run_process([program, "get"], input=server.encode(), check=False)
+            done = await anyio.run_process([program, "get"], stdin=question, check=False)
     except TimeoutError:
         raise OrlopError(f"{program} did not answer within {_HELPER_SECONDS:g} s") from None
+    except OSError as error:
+        raise OrlopError(f"{program} cannot be run: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        os.close(question)
     if done.returncode:
         said = " ".join((done.stdout + b" " + done.stderr).decode(errors="replace").split())
         if _NOT_FOUND in said.lower():

@@ -1,4 +1,4 @@
-"""Pushing to a layout directory: blobs by digest, and an entry of its index (OCI image-spec, image-layout.md)."""
+"""Pushing to layout directories (OCI image-spec, image-layout.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import PurePath
 from typing import TypeVar, TypeVarTuple
 
 import anyio
@@ -119,7 +118,7 @@ async def _told(path: str, work: Callable[[*Ts], T], *arguments: *Ts) -> T:
         return await to_thread.run_sync(work, *arguments)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(
-            f"there is no directory {path} on the daemon's machine, nor can one be made in {PurePath(path).parent}",
+            f"there is no directory {path} on the daemon's machine, nor one that it could be made in",
             **about,
         ) from None
     except OSError as error:

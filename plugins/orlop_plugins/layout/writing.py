@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from orlopd.plugin.errors import InvalidArgument
@@ -64,7 +65,7 @@ class LayoutFolder:
     def __init__(self, path: str) -> None:
         self._path = path
         with suppress(FileExistsError):
-            os.mkdir(path, 0o755)
+            Path(path).mkdir(mode=0o755)
         self._folder = os.open(path, _FOLDER)
         self._blobs: dict[str, int] = {}
         self._opening = threading.Lock()
@@ -123,7 +124,7 @@ class LayoutFolder:
         """Have it say that it is a layout, before anything else is there: a push can break off."""
         if self._read("oci-layout") is not None:
             return
-        if any(not each.endswith(_PART) for each in os.listdir(self._folder)):
+        if any(not each.endswith(_PART) for each in os.listdir(self._folder)):  # noqa: PTH208 - a descriptor
             raise InvalidArgument(
                 f"{self._path} is no OCI layout, and not empty: nothing is put there",
                 reason="MALFORMED_ARCHIVE",

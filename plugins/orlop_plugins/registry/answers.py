@@ -36,16 +36,25 @@ def where(url: httpx.URL) -> str:
 
 
 def from_status(
-    status: int, body: bytes, headers: Mapping[str, str], *, host: str, what: str, hide: Callable[[str], str]
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    host: str,
+    what: str,
+    hide: Callable[[str], str],
+    known: bool = False,
 ) -> OrlopError:
-    """The error for an answer that is no success. ``what`` was asked for: "image x:1"."""
+    """The error for an answer that is no success. ``what`` was asked for: "image x:1"; ``known`` is whether
+    credentials were given."""
     found = hide(detail(body))
     said = f": {found}" if found else ""
     about = {"resource": f"registry {host}"}
     match status:
         case 401:
+            does = "refuses the credentials" if known else "wants credentials"
             return Unauthenticated(
-                f"registry {host} wants credentials for {what}, or refuses those it got{said}",
+                f"registry {host} {does} for {what}{said}",
                 **about,
                 hint="check the name first: some registries say this of images that do not exist",
             )

@@ -107,6 +107,11 @@ class Authorizer:
         """The Authorization header for ``url``; "" for another origin or before a challenge."""
         return self._header if origin(url) == origin(self._base) else ""
 
+    @property
+    def has_credentials(self) -> bool:
+        """Whether anybody has given any."""
+        return self._credentials is not None
+
     def hide(self, text: str) -> str:
         """``text`` with the secret struck out, should a server have echoed it."""
         for secret in self._secrets():

@@ -341,6 +341,7 @@ class Transport:
             host=self.host + ask.whose,
             what=ask.what,
             hide=authorizer.hide if authorizer else lambda text: _hide_private(text, ask),
+            known=authorizer.has_credentials if authorizer else bool(ask.private or ask.form),
         )
 
     @staticmethod

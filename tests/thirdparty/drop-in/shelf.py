@@ -1,4 +1,4 @@
-"""A resolver in a page: what is said to be of the host shelf.invalid lies in a folder, by digest and by name."""
+"""A resolver in a page: what is said to be of the host shelf.invalid lies in a folder."""
 
 import json
 from contextlib import aclosing, asynccontextmanager
@@ -11,6 +11,7 @@ from orlopd.plugin.references import parse_reference
 from orlopd.plugin.values import Descriptor
 
 HOST = "shelf.invalid/"
+DEFAULTS = ResolveOptions()
 
 
 class ShelfConfig(Config):
@@ -45,7 +46,10 @@ class Place:
     async def push(self, descriptor, open_content, *, sources=(), sent=lambda offset: None):
         if await self.exists(descriptor):
             return Pushed.EXISTS
-        async with await anyio.open_file(self._folder / descriptor.digest, "wb") as file, open_content(0) as pieces:
+        async with (
+            await anyio.open_file(self._folder / descriptor.digest, "wb") as file,
+            open_content(0) as pieces,
+        ):
             async for piece in pieces:
                 await file.write(piece)
                 sent(await file.tell())
@@ -66,13 +70,13 @@ class Shelf:
         return reference.startswith(HOST)
 
     @asynccontextmanager
-    async def resolve(self, reference, options=ResolveOptions()):
+    async def resolve(self, reference, options=DEFAULTS):
         place = Place(self._folder, reference)
         await place.look()
         yield place
 
     @asynccontextmanager
-    async def push(self, reference, options=ResolveOptions()):
+    async def push(self, reference, options=DEFAULTS):
         yield Place(self._folder, reference)
 
 

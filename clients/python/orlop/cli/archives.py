@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -51,10 +52,11 @@ async def import_(
 
     if file == "-" and sys.stdin.isatty():
         raise usage("an archive is expected on standard input, which is a terminal")
-    if file != "-" and os.path.isdir(file):
+    descriptor = STDIN if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         data = archive.stream(archive.tree(Path(file)))
     else:
-        data = chunks(STDIN if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC))
+        data = chunks(descriptor)
     found = await client.images.import_(
         data,
         name=name,
