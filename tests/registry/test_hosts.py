@@ -256,26 +256,9 @@ async def test_a_private_authority_is_trusted_where_the_file_says_so(
     await hosts.rig.push(reference, f"{private.address}/private/pushed:1")
 
 
-async def test_a_certificate_of_ours_is_shown_to_its_server_alone(
-    hosts: Hosts, faulty: FaultyRegistry, certificates: Path
-) -> None:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates / "ca.pem"))
-    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
-    context.verify_mode = ssl.CERT_REQUIRED
-    with faulty_registry(faulty.image, tls=context) as strict:
-        server = f'server = "https://{strict.address}"\nca = "{certificates}/ca.pem"\n'
-        reference = f"{strict.address}/test/image:1"
-        hosts.write(strict.address, server)
-        with pytest.raises(Unavailable):
-            await hosts.rig.pull(reference)
-        pair = f'client = [["{certificates}/client.pem", "{certificates}/client.key"]]'
-        hosts.write(strict.address, server + pair)
-        assert (await hosts.rig.pull(reference)).target.digest == faulty.served.digest
-
-
-async def test_a_foreign_layer_comes_from_where_its_image_says_and_is_shown_nothing_of_ours(
-    hosts: Hosts, faulty: FaultyRegistry, certificates: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, certificates: Path) -> str:
+    """Another host's name that leads to this machine, and whose certificate everybody trusts."""
     known = socket.getaddrinfo
 
     def look_up(host: Any, *more: Any, **words: Any) -> Any:
@@ -284,13 +267,53 @@ async def test_a_foreign_layer_comes_from_where_its_image_says_and_is_shown_noth
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    return ELSEWHERE
+
+
+def serving(certificates: Path, clients: ssl.VerifyMode) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates / "ca.pem"))
     context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    context.verify_mode = clients
+    return context
+
+
+async def test_a_certificate_of_ours_is_shown_to_its_server_alone(
+    hosts: Hosts, faulty: FaultyRegistry, certificates: Path, elsewhere: str
+) -> None:
+    shown: list[Any] = []
+    layer = faulty.served.layers[0]
+
+    def serve(handler: Handler) -> None:
+        connection: Any = handler.connection
+        shown.append(connection.getpeercert())
+        handler.answer(200, faulty.served.blobs[layer])
+
+    with (
+        faulty_registry(faulty.image, tls=serving(certificates, ssl.CERT_REQUIRED)) as strict,
+        faulty_registry(faulty.image, tls=serving(certificates, ssl.CERT_OPTIONAL)) as store,
+    ):
+        server = f'server = "https://{strict.address}"\nca = "{certificates}/ca.pem"\n'
+        reference = f"{strict.address}/test/image:1"
+        hosts.write(strict.address, server)
+        with pytest.raises(Unavailable):
+            await hosts.rig.pull(reference)
+        away = {"Location": f"https://{elsewhere}:{store.address.rpartition(':')[2]}/x"}
+        strict.on(f"GET .*{layer}", lambda handler: handler.answer(307, b"", away))
+        store.on("/x", serve)
+        pair = f'client = [["{certificates}/client.pem", "{certificates}/client.key"]]'
+        hosts.write(strict.address, server + pair)
+        assert (await hosts.rig.pull(reference)).target.digest == faulty.served.digest
+    assert shown in ([None], [{}])
+
+
+async def test_a_foreign_layer_comes_from_where_its_image_says_and_is_shown_nothing_of_ours(
+    hosts: Hosts, faulty: FaultyRegistry, certificates: Path, elsewhere: str
+) -> None:
     hosts.write(faulty.address, f'server = "http://{faulty.address}"\n[header]\nx-tests = "ours"')
     plain = faulty.served
     [layer, *_] = plain.layers
-    with faulty_registry(plain, tls=context) as store:
-        place = f"https://{ELSEWHERE}:{store.address.rpartition(':')[2]}/v2/x/blobs/{layer}"
+    with faulty_registry(plain, tls=serving(certificates, ssl.CERT_NONE)) as store:
+        place = f"https://{elsewhere}:{store.address.rpartition(':')[2]}/v2/x/blobs/{layer}"
         manifest = plain.document()
         manifest["layers"][0] |= {
             "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
