@@ -24,7 +24,7 @@ RENAMED = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__i
 HEAD = """\
 # Written by clients/python/sync_stub.py from the async API; a test sees to it that it is up to date.
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self

@@ -190,6 +190,17 @@ async def test_commands_that_cannot_run_have_errors_of_their_own(
             await session.wait()
 
 
+async def test_an_import_tells_of_the_unpacking(client: orlop.Client) -> None:
+    async def archive() -> AsyncIterator[bytes]:
+        yield b"x" * 3_000_000
+
+    told: list[values.BlobProgress] = []
+    [image] = await client.images.import_(archive(), name="mine", progress=told.append)
+    assert image.name == "mine"
+    assert {each.state for each in told} >= {values.BlobState.UNPACKING, values.BlobState.UNPACKED}
+    assert await client.images.import_(archive(), name="mine") == (image,)
+
+
 async def test_a_failing_source_of_bytes_is_told_as_it_is(client: orlop.Client) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"x"

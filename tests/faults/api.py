@@ -151,7 +151,8 @@ class Api:
             for start in range(0, len(archive), _CHUNK):
                 yield engine_pb2.ImportRequest(chunk=archive[start : start + _CHUNK])
 
-        self._engine.Import(requests(), **self._with())
+        for _ in self._engine.Import(requests(), **self._with()):
+            pass
 
     def pull(self, reference: str, snapshotter: str = "") -> None:
         """Fetch an image."""

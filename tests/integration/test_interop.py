@@ -16,7 +16,14 @@ import pytest
 from orlopd.plugin.values import chain_id
 from orlopd.testing.differ import below, rich_tree
 from tests.support.daemon import Daemon
-from tests.support.images import busybox_layer, digest_of, write_layout
+from tests.support.images import (
+    busybox_layer,
+    digest_of,
+    make_image,
+    save_archive,
+    text_layer,
+    write_layout,
+)
 from tests.support.layers import Layer, Layers, diff_ids, image_of, inside
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
@@ -40,6 +47,17 @@ def run(*words: str | Path, cwd: Path | None = None) -> str:
 
 def pull(daemon: Daemon, source: str) -> None:
     daemon.must(daemon.orlop("pull", source))
+
+
+def test_an_import_tells_of_each_layers_unpacking(tmp_path: Path) -> None:
+    image = make_image([text_layer("one", "1" * 50_000), text_layer("two", "2" * 50_000)])
+    archive = save_archive(tmp_path / "two.tar", "docker.io/library/two:latest", image=image)
+    with Daemon() as daemon:
+        done = daemon.orlop("import", archive)
+        assert daemon.must(done) == "docker.io/library/two:latest\n"
+        told = [line.split(":")[-1].strip() for line in done.stderr.decode().splitlines()]
+        assert told.count("unpacked") == 2
+        assert daemon.orlop("import", "-q", archive).stderr == b""
 
 
 class Podman:

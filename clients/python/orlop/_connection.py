@@ -91,24 +91,53 @@ class Connection:
         """
         call = method(metadata=self.metadata)
         try:
-            try:
-                await call.write(options)
-                async for chunk in chunks:
-                    view = memoryview(chunk)
-                    for start in range(0, len(view), CHUNK_BYTES):
-                        await call.write(wrap(bytes(view[start : start + CHUNK_BYTES])))
-                await call.done_writing()
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                pass  # the daemon ended the call early; the answer below says why
+            await _send(call, options, chunks, wrap)
             return await call
         except grpc.aio.AioRpcError as error:
-            # The daemon reads on for a while before it refuses, so very much was sent.
-            if error.details() == WRITE_FAILED:
-                raise Aborted(
-                    "the daemon ended the upload before all was sent, and why got lost",
-                    reason="UPLOAD_ENDED",
-                    hint="the daemon's log may tell",
-                ) from None
-            raise self.error(error) from None
+            raise self._upload_error(error) from None
         finally:
             call.cancel()
+
+    async def upload_and_listen(
+        self, method: Any, options: Any, chunks: AsyncIterable[bytes], wrap: Callable[[bytes], Any]
+    ) -> AsyncGenerator[Any, None]:
+        """As :meth:`upload`, for a call that answers with a stream: yields what comes meanwhile and after."""
+        call = method(metadata=self.metadata)
+        sending = asyncio.ensure_future(_send(call, options, chunks, wrap))
+        # The source has failed: no answer to half of what was to be sent.
+        sending.add_done_callback(lambda sent: sent.cancelled() or (sent.exception() and call.cancel()))
+        try:
+            async for response in call:
+                yield response
+            await sending
+        except grpc.aio.AioRpcError as error:
+            raise self._upload_error(error) from None
+        except asyncio.CancelledError:
+            if sending.done() and not sending.cancelled():
+                sending.result()
+            raise
+        finally:
+            call.cancel()
+            sending.cancel()
+
+    def _upload_error(self, error: grpc.aio.AioRpcError) -> OrlopError:
+        # The daemon reads on for a while before it refuses, so very much was sent.
+        if error.details() == WRITE_FAILED:
+            return Aborted(
+                "the daemon ended the upload before all was sent, and why got lost",
+                reason="UPLOAD_ENDED",
+                hint="the daemon's log may tell",
+            )
+        return self.error(error)
+
+
+async def _send(call: Any, options: Any, chunks: AsyncIterable[bytes], wrap: Callable[[bytes], Any]) -> None:
+    try:
+        await call.write(options)
+        async for chunk in chunks:
+            view = memoryview(chunk)
+            for start in range(0, len(view), CHUNK_BYTES):
+                await call.write(wrap(bytes(view[start : start + CHUNK_BYTES])))
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass  # the daemon ended the call early; its answer says why

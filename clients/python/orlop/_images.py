@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 
 from orlop import _convert, values
 from orlop._connection import WORK_SECONDS, Connection
@@ -85,22 +85,30 @@ class Images:
         snapshotter: str = "",
         unpack: bool = True,
         discard_unpacked: bool | None = None,
+        progress: Callable[[values.BlobProgress], None] | None = None,
     ) -> tuple[values.Image, ...]:
         """Store the images of an archive (OCI layout or `docker save`, plain or gzipped tar).
 
         ``name`` is for an image that the archive leaves unnamed. ``discard_unpacked`` drops the layers of
-        what is unpacked, None is what the daemon's config says.
+        what is unpacked, None is what the daemon's config says. ``progress`` is told of each layer's
+        unpacking.
         """
         options = images_pb2.ImportOptions(
             name=name, snapshotter=snapshotter, no_unpack=not unpack, discard_unpacked=discard_unpacked
         )
-        response = await self._connection.upload(
+        images: tuple[values.Image, ...] = ()
+        responses = self._connection.upload_and_listen(
             self._stub.Import,
             images_pb2.ImportRequest(options=options),
             archive,
             lambda chunk: images_pb2.ImportRequest(chunk=chunk),
         )
-        return tuple(map(_convert.image, response.images))
+        async for response in responses:
+            if response.HasField("imported"):
+                images = tuple(map(_convert.image, response.imported.images))
+            elif progress is not None and response.HasField("progress"):
+                progress(_convert.progress(response.progress))
+        return images
 
     async def referrers(
         self,

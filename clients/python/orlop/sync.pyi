@@ -1,6 +1,6 @@
 # Written by clients/python/sync_stub.py from the async API; a test sees to it that it is up to date.
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -62,6 +62,7 @@ class Images:
         snapshotter: str = ...,
         unpack: bool = ...,
         discard_unpacked: bool | None = ...,
+        progress: Callable[[values.BlobProgress], None] | None = ...,
     ) -> tuple[values.Image, ...]: ...
     def referrers(
         self,

@@ -47,13 +47,16 @@ class Images(Base, images_pb2_grpc.ImageServiceServicer):
             yield i.PushResponse(progress=progress)
         yield i.PushResponse(pushed=named)
 
-    async def Import(self, request_iterator: Any, context: Any) -> i.ImportResponse:
+    async def Import(self, request_iterator: Any, context: Any) -> AsyncIterator[i.ImportResponse]:
         options, data = await collect(request_iterator)
         discard = options.discard_unpacked if options.HasField("discard_unpacked") else None
         self.keep(context, imported=len(data), name=options.name, discard=discard)
         if data.startswith(b"bad"):
             await self.refuse(context, Refusal(grpc.StatusCode.INVALID_ARGUMENT, "the archive is truncated"))
-        return i.ImportResponse(images=[i.Image(name=options.name or "from/archive:1", digest=DIGEST)])
+        async for progress in steps(options.name or "from/archive:1"):
+            yield i.ImportResponse(progress=progress)
+        image = i.Image(name=options.name or "from/archive:1", digest=DIGEST)
+        yield i.ImportResponse(imported=i.Imported(images=[image]))
 
     async def Export(self, request: i.ExportRequest, context: Any) -> AsyncIterator[i.ExportResponse]:
         self.keep(context, all_platforms=request.all_platforms, skip_missing=request.skip_missing)

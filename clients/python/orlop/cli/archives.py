@@ -30,6 +30,7 @@ STDIN, STDOUT = 0, 1
 @click.option("--snapshotter", default="", metavar="NAME", help="The snapshotter to unpack into.")
 @click.option("--no-unpack", is_flag=True, help="Store only.")
 @discard_option
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @output_option
 @click.argument("file", metavar="FILE|DIR|-")
 @with_client
@@ -40,6 +41,7 @@ async def import_(
     snapshotter: str,
     no_unpack: bool,
     discard_unpacked: bool | None,
+    quiet: bool,
     output: str,
     file: str,
 ) -> None:
@@ -48,6 +50,7 @@ async def import_(
     A directory is taken as the archive of what is in it.
     """
     from orlop import archive
+    from orlop.cli.progress import display
     from orlop.cli.terminal import chunks
 
     if file == "-" and sys.stdin.isatty():
@@ -57,13 +60,15 @@ async def import_(
         data = archive.stream(archive.tree(Path(file)))
     else:
         data = chunks(descriptor)
-    found = await client.images.import_(
-        data,
-        name=name,
-        snapshotter=snapshotter,
-        unpack=not no_unpack,
-        discard_unpacked=discard_unpacked,
-    )
+    with display(quiet=quiet) as shown:
+        found = await client.images.import_(
+            data,
+            name=name,
+            snapshotter=snapshotter,
+            unpack=not no_unpack,
+            discard_unpacked=discard_unpacked,
+            progress=shown.step,
+        )
     if output == "json":
         show(found)
     else:

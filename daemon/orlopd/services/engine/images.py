@@ -94,11 +94,18 @@ class ImageService(_Base):
             await relay.finish()
         await context.write(images_pb2.PushResponse(pushed=_resolved(pushed)))
 
-    async def Import(self, requests: AsyncIterator[Any], context: Any) -> images_pb2.ImportResponse:
+    async def Import(self, requests: AsyncIterator[Any], context: Any) -> None:
         scope = engine_scope_of(context)
+
+        async def send(event: PullEvent) -> None:
+            if not isinstance(event, Resolved):
+                await context.write(images_pb2.ImportResponse(progress=convert.blob_progress(event)))
+
+        relay = Relay(send)
         async with streams.read_out(requests):
             options = await streams.first(requests)
-            async with aclosing(streams.chunks(requests)) as pieces:
+            async with task_group() as group, aclosing(streams.chunks(requests)) as pieces:
+                group.start_soon(relay.run)
                 images = await self._core.archiver.import_archive(
                     scope,
                     pieces,
@@ -106,8 +113,11 @@ class ImageService(_Base):
                     snapshotter=options.snapshotter or await self._engine.context.default_snapshotter(scope),
                     unpack=not options.no_unpack,
                     discard=options.discard_unpacked if options.HasField("discard_unpacked") else None,
+                    report=relay.report,
                 )
-        return images_pb2.ImportResponse(images=[await self._message(scope, image) for image in images])
+                await relay.finish()
+        imported = images_pb2.Imported(images=[await self._message(scope, image) for image in images])
+        await context.write(images_pb2.ImportResponse(imported=imported))
 
     async def Export(self, request: Any, context: Any) -> None:
         scope = engine_scope_of(context)
