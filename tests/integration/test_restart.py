@@ -108,3 +108,16 @@ def test_a_container_of_containerds_api_has_a_policy_by_label(daemon: Daemon, na
     pid = _inspect(daemon, name)["pid"]
     os.kill(pid, signal.SIGKILL)
     _until(lambda: _running_again(daemon, name, pid))
+
+
+def test_a_wanted_status_of_stopped_lets_go_of_a_container(daemon: Daemon, name: str, image: str) -> None:
+    """As a client of containerd's restart monitor says it."""
+    labels = ("containerd.io/restart.policy=always", "containerd.io/restart.status=running")
+    chosen = [word for label in labels for word in ("--label", label)]
+    daemon.must(daemon.ctr("run", "-d", *chosen, f"docker.io/library/{image}:latest", name, "sleep", "1000"))
+    daemon.must(daemon.ctr("containers", "label", name, "containerd.io/restart.status=stopped"))
+    os.kill(_inspect(daemon, name)["pid"], signal.SIGKILL)
+    _until(lambda: _inspect(daemon, name)["state"] == "stopped")
+    time.sleep(1)
+    assert _inspect(daemon, name)["state"] == "stopped"
+    assert _inspect(daemon, name)["restarts"] == 0

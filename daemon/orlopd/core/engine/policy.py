@@ -3,6 +3,9 @@
 A policy is a label of the container, as containerd's restart monitor and nerdctl have it, so that it counts
 for containers of every API: ``containerd.io/restart.policy`` is ``no``, ``always``, ``unless-stopped``,
 ``on-failure`` or ``on-failure:N``. That somebody stopped a container on purpose is a label as well.
+
+``containerd.io/restart.loguri`` is not followed: clients copy an image's labels onto a container, and an image
+must not choose a file or a program of the host. A container that is started again has its log with us.
 """
 
 from __future__ import annotations
@@ -83,6 +86,8 @@ def policy_of(container: Container) -> RestartPolicy:
     """A container's policy; none where its label makes no sense, which another client may have written."""
     text = container.labels.get(POLICY_LABEL, "")
     status = container.labels.get(STATUS_LABEL, "")
+    if status == "stopped":
+        return RestartPolicy()  # how a client of containerd's monitor lets go of a container
     try:
         # The older form: a wanted status alone means always.
         return RestartPolicy.parse(text or ("always" if status == "running" else "no"))
