@@ -26,6 +26,7 @@ from orlopd.plugin.runtime import (
     Input,
     Output,
     ProcessStatus,
+    Resize,
     Stdio,
     Task,
     TaskState,
@@ -115,7 +116,7 @@ class Processes:
                             task.attach(stdin=_holds_stdin(container))
                         )
                     if window is not None:
-                        await _resize(task, window, "")
+                        await _resize(task, window, "", attachment)
                     await note_stop(context, scope, container, stopped=False)
                     async with self._noting_start(scope, container):
                         pid = await task.start()
@@ -144,7 +145,7 @@ class Processes:
         with self._context.connections.hold(key):
             async with task.attach(stdin=_holds_stdin(container), scrollback=scrollback) as attachment:
                 if window is not None:
-                    await _resize(task, window, "")
+                    await _resize(task, window, "", attachment)
                 yield Session(container, Started(status.pid), attachment)
 
     @asynccontextmanager
@@ -189,7 +190,7 @@ class Processes:
                             task.attach(exec_id, stdin=options.stdin)
                         )
                     if options.window is not None:
-                        await _resize(task, options.window, exec_id)
+                        await _resize(task, options.window, exec_id, attachment)
                     pid = await task.start(exec_id)
                     started = True
                     yield Session(container, Started(pid, exec_id), attachment)
@@ -345,11 +346,13 @@ def _holds_stdin(container: Container) -> bool:
     return config.spec.stdin if config else False
 
 
-async def _resize(task: Task, window: Window, exec_id: str) -> None:
+async def _resize(task: Task, window: Window, exec_id: str, attachment: Attachment | None) -> None:
     # A window without a terminal, or one that went away meanwhile, is no reason to fail.
     if window.width and window.height:
         with contextlib.suppress(FailedPrecondition, NotFound):
             await task.resize(window.width, window.height, exec_id)
+            if attachment is not None and attachment.terminal:  # it counts again when this client types
+                await attachment.send(Resize(window.width, window.height))
 
 
 async def _kill(task: Task, exec_id: str) -> None:

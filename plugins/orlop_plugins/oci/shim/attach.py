@@ -40,6 +40,7 @@ async def attach(process: Process, options: api.AttachOptions, context: Any) -> 
 
 
 async def _read(process: Process, stdin: bool, client: Client, context: Any) -> None:
+    window: tuple[int, int] | None = None
     try:
         while True:
             request = await context.read()
@@ -47,6 +48,11 @@ async def _read(process: Process, stdin: bool, client: Client, context: Any) -> 
                 return
             if request.WhichOneof("request") != "input":
                 raise InvalidArgument("only the first message of an Attach may carry options")
+            kind = request.input.WhichOneof("input")
+            if kind == "resize":
+                window = (request.input.resize.width, request.input.resize.height)
+            if kind in ("resize", "stdin") and window is not None:
+                process.focus(client, *window)
             if await _take(process, stdin, request.input):
                 client.leave()
                 return

@@ -40,6 +40,7 @@ class Process:
         self._streams: Streams | None = None
         self._live = asyncio.Event()
         self._size: tuple[int, int] | None = None
+        self._focus: object = None
         self._input_closed = False
 
     async def wait(self) -> Ended:
@@ -114,6 +115,12 @@ class Process:
         self._size = (width, height)
         if self._streams is not None:
             self._streams.resize(width, height)
+
+    def focus(self, client: object, width: int, height: int) -> None:
+        """A client types at a terminal that it shows in a window of this size: the last to do so counts."""
+        if self._focus is not client:
+            self._focus = client
+            self.resize(width, height)
 
     def begin_input(self) -> None:
         """It is about to run: pass on what a client's FIFO brings."""
