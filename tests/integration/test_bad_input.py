@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -127,6 +128,23 @@ def test_an_unknown_snapshotter_or_runtime(daemon: Daemon, image: str) -> None:
     assert "overlayfs" in said
     said = complaint(daemon.orlop("run", "--runtime", "nosuch", image, "true"), 125)
     assert "nosuch" in said
+
+
+def test_a_runtime_is_named_by_its_path_too(daemon: Daemon, image: str) -> None:
+    runc = shutil.which("runc")
+    assert daemon.must(daemon.orlop("run", "--rm", "--runtime", runc, image, "echo", "by path")) == "by path\n"
+    said = complaint(daemon.orlop("run", "--rm", "--runtime", "/no/such/runsc", image, "true"), 125)
+    assert "OCI runtime '/no/such/runsc' is not there" in said
+
+
+def test_a_working_directory_that_is_not_there_is_named(daemon: Daemon, image: str) -> None:
+    daemon.must(daemon.orlop("run", "-d", "--name", "box", image, "sleep", "1000"))
+    try:
+        said = complaint(daemon.orlop("exec", "-w", "/no/such", "box", "true"), 125)
+        assert "/no/such" in said
+        assert "has no such working directory" in said
+    finally:
+        daemon.must(daemon.orlop("rm", "-f", "box"))
 
 
 def test_a_working_directory_under_proc_self_fd_is_refused_cve_2024_21626(daemon: Daemon, image: str) -> None:

@@ -109,6 +109,24 @@ async def test_a_terminal_has_a_size_a_line_editor_and_an_interrupt(
     await task.delete()
 
 
+async def test_the_window_of_the_client_that_types_counts(bench: Bench, runtime: OciRuntime) -> None:
+    task = await runtime.create(bench.spec("a", "sh", stdio=TERMINAL))
+    async with task.attach(stdin=True) as wide, task.attach(stdin=True) as tall:
+        await wide.send(Resize(200, 20))
+        await task.start()
+        await wide.send(Stdin(b"stty size\n"))
+        for client in (wide, tall):
+            await wait_for(client, b"20 200\r\n")
+        await tall.send(Resize(40, 90))
+        await tall.send(Stdin(b"stty size\n"))
+        for client in (wide, tall):
+            await wait_for(client, b"90 40\r\n")
+        await wide.send(Stdin(b"stty size; exit\n"))
+        out, _, _ = await read_all(tall)
+    assert b"20 200\r\n" in out
+    await task.delete()
+
+
 async def test_the_end_of_input_ends_a_terminals_shell(bench: Bench, runtime: OciRuntime) -> None:
     task = await runtime.create(bench.spec("a", "sh", stdio=TERMINAL))
     async with task.attach(stdin=True) as attachment:
@@ -234,6 +252,43 @@ async def test_a_program_that_cannot_run_is_told_from_other_failures(
     await task.kill(9)
     await task.wait()
     await task.delete()
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Path:
+    """The real runtime under another name, which writes down what it is called with."""
+    path = tmp_path / "recorder"
+    path.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\nexec runc "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+async def test_options_reach_the_runtimes_command_line(
+    bench: Bench, runtime: OciRuntime, recorder: Path, tmp_path: Path
+) -> None:
+    options = oci_pb2.Options(
+        binary_name=str(recorder), root=str(tmp_path / "root"), no_pivot_root=True, no_new_keyring=True
+    )
+    packed = TypedBytes(options.DESCRIPTOR.full_name, options.SerializeToString())
+    task = await runtime.create(replace(bench.spec("a", "sleep", "100"), options=packed))
+    assert (tmp_path / "root/test/a").is_dir()
+    await task.delete()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    (create,) = [words for words in map(str.split, calls) if "create" in words]
+    assert {"--no-pivot", "--no-new-keyring"} <= set(create)
+    made = [words for words in map(str.split, calls) if "--version" not in words]
+    assert {words[words.index("--root") + 1] for words in made} == {str(tmp_path / "root/test")}
+
+
+async def test_any_runtime_can_be_named_by_its_path(
+    bench: Bench, runtime: OciRuntime, recorder: Path, tmp_path: Path
+) -> None:
+    assert await run(runtime, replace(bench.spec("a", "echo", "hi"), runtime=str(recorder))) == (
+        b"hi\n", b"", 0
+    )  # fmt: skip
+    assert " create " in (tmp_path / "calls").read_text()
+    with pytest.raises(NotFound, match="is not there"):
+        await runtime.create(replace(bench.spec("a", "true"), runtime=str(tmp_path / "nosuch")))
 
 
 async def test_a_failed_create_leaves_nothing(bench: Bench, runtime: OciRuntime, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from .config import OciConfig
 from .probe import probe
 from .runtime import OciRuntime
 
+_BY_PATH = r"/(?:[^/]+/)*(?!containerd-shim-)[^/]+"
+"""The path of an OCI runtime, which is all that is to be known of runsc, youki and kin; shims are another's."""
+
 
 @hookimpl
 async def orlop_warnings() -> Sequence[str]:
@@ -23,7 +26,7 @@ async def orlop_warnings() -> Sequence[str]:
 
 @hookimpl
 def orlop_runtimes() -> Iterable[Provider[Runtime]]:
-    """runc, and crun."""
+    """runc, crun, and by its path any other, which is run as runc is."""
     for name in ("runc", "crun"):
         yield Provider(
             f"io.containerd.{name}.v2",
@@ -31,4 +34,5 @@ def orlop_runtimes() -> Iterable[Provider[Runtime]]:
             config=OciConfig,
             probe=partial(probe, name),
             aliases=(name,),
+            pattern=_BY_PATH if name == "runc" else "",
         )

@@ -65,7 +65,7 @@ class OciRuntime:
     async def create(self, spec: TaskSpec) -> Task:
         check_id("namespace", spec.namespace)
         check_id("task id", spec.id)
-        options = self._options(spec.options)
+        options = self._options(spec.options, spec.runtime)
         binary = await anyio.to_thread.run_sync(_find, options.binary_name)
         folder = await anyio.to_thread.run_sync(Folder.make, self._state, spec.namespace, spec.id)
         record = Record(
@@ -202,7 +202,7 @@ class OciRuntime:
         folder.write_record(filled)
         return filled
 
-    def _options(self, given: TypedBytes | None) -> oci_pb2.Options:
+    def _options(self, given: TypedBytes | None, name: str) -> oci_pb2.Options:
         options = oci_pb2.Options()
         if given is not None and given.value and given.type_url.rpartition("/")[2] == _OPTIONS_TYPE:
             try:
@@ -214,7 +214,7 @@ class OciRuntime:
                 f"runtime options of type {given.type_url[:100]!r} are not understood: want {_OPTIONS_TYPE}"
             )
         if not options.binary_name:
-            options.binary_name = self._binary
+            options.binary_name = name if name.startswith("/") else self._binary
         options.systemd_cgroup = options.systemd_cgroup or self._config.systemd_cgroup
         return options
 

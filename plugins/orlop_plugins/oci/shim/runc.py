@@ -39,6 +39,7 @@ _NOT_EXECUTABLE = re.compile(
     r"|executable file `[^`]*`.*permission denied",
     re.IGNORECASE,
 )
+_NO_FOLDER = re.compile(r"chdir to .*no such file or directory|chdir.*`.*`: No such file", re.IGNORECASE)
 
 
 class Failure(Exception):
@@ -133,8 +134,9 @@ class Runc:
 
 def missing(binary: str) -> NotFound:
     """The error for a runtime that is not installed."""
+    where = "is not there, or no program" if "/" in binary else "not found in $PATH"
     return NotFound(
-        f"OCI runtime {binary!r} not found in $PATH",
+        f"OCI runtime {binary!r} {where}",
         reason="RUNTIME_NOT_FOUND",
         resource=f"runtime {binary}",
         hint=f"install it (apt install {Path(binary).name}) or set its path in the runtime's config section",
@@ -159,6 +161,10 @@ def explain(failure: Failure, what: str, program: str = "") -> OrlopError:
     if _NOT_FOUND.search(said):
         return FailedPrecondition(
             message, reason="COMMAND_NOT_FOUND", hint=f"the container's filesystem has no program{name}"
+        )
+    if _NO_FOLDER.search(said):
+        return FailedPrecondition(
+            message, reason="RUNTIME_FAILED", hint="the container's filesystem has no such working directory"
         )
     return FailedPrecondition(
         message, reason="RUNTIME_FAILED", hint=f"'{failure.command}' of the OCI runtime failed"
