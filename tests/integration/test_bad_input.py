@@ -132,7 +132,9 @@ def test_an_unknown_snapshotter_or_runtime(daemon: Daemon, image: str) -> None:
 
 def test_a_runtime_is_named_by_its_path_too(daemon: Daemon, image: str) -> None:
     runc = shutil.which("runc")
-    assert daemon.must(daemon.orlop("run", "--rm", "--runtime", runc, image, "echo", "by path")) == "by path\n"
+    assert (
+        daemon.must(daemon.orlop("run", "--rm", "--runtime", runc, image, "echo", "by path")) == "by path\n"
+    )
     said = complaint(daemon.orlop("run", "--rm", "--runtime", "/no/such/runsc", image, "true"), 125)
     assert "OCI runtime '/no/such/runsc' is not there" in said
 

@@ -15,7 +15,7 @@ from .probe import probe
 from .runtime import OciRuntime
 
 _BY_PATH = r"/(?:[^/]+/)*(?!containerd-shim-)[^/]+"
-"""The path of an OCI runtime, which is all that is to be known of runsc, youki and kin; shims are another's."""
+"""The path of an OCI runtime, which is all that is to be known of runsc and kin; shims are another's."""
 
 
 @hookimpl

@@ -4,8 +4,8 @@ A policy is a label of the container, as containerd's restart monitor and nerdct
 for containers of every API: ``containerd.io/restart.policy`` is ``no``, ``always``, ``unless-stopped``,
 ``on-failure`` or ``on-failure:N``. That somebody stopped a container on purpose is a label as well.
 
-``containerd.io/restart.loguri`` is not followed: clients copy an image's labels onto a container, and an image
-must not choose a file or a program of the host. A container that is started again has its log with us.
+``containerd.io/restart.loguri`` is not followed: clients copy an image's labels onto a container, and an
+image must not choose a file or a program of the host. One that is started again has its log with us.
 """
 
 from __future__ import annotations
