@@ -132,6 +132,7 @@ def test_an_unknown_snapshotter_or_runtime(daemon: Daemon, image: str) -> None:
 
 def test_a_runtime_is_named_by_its_path_too(daemon: Daemon, image: str) -> None:
     runc = shutil.which("runc")
+    assert runc is not None
     assert (
         daemon.must(daemon.orlop("run", "--rm", "--runtime", runc, image, "echo", "by path")) == "by path\n"
     )
