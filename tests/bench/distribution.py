@@ -1,4 +1,4 @@
-"""What a re-pull costs, pushes against skopeo's, and what memory they and an export and import take.
+"""What a re-pull costs, pushes against skopeo's, and what memory these and other ways of images take.
 
 One large image (see ``_image``), a registry on loopback. A re-pull is timed from a client that is running
 already; a push from the start of each program, to a registry that is empty each time. BENCH_ROUNDS is how
@@ -13,10 +13,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import any_pb2
 
 from orlop import sync
+from orlop_protos.containerd.services.transfer.v1 import transfer_pb2, transfer_pb2_grpc
+from orlop_protos.containerd.types.transfer import imagestore_pb2, registry_pb2
 from tests.bench._image import BigImage, big_image
 from tests.bench._memory import MemoryWatch
 from tests.support.daemon import Daemon
@@ -25,6 +31,7 @@ from tests.support.registry import Registry, registry
 MIB = 1 << 20
 ROUNDS = 3
 REPULLS = 20
+AT_ONCE = 10
 MOST_SECONDS = 0.1
 RATIO = 1.0
 MEMORY = 300 * MIB
@@ -93,6 +100,32 @@ def push(daemon: Daemon, image: BigImage, name: str) -> list[str]:
     return [f"a push took {ratio:.2f} of skopeo's time, not {RATIO:g}"] if ratio > RATIO else []
 
 
+def forget(daemon: Daemon, name: str) -> None:
+    """Remove the image with all that is of it."""
+    do(daemon, "rmi", name)
+    do(daemon, "system", "prune")
+
+
+def at_once(daemon: Daemon, name: str) -> None:
+    """Pull by several clients at the same time."""
+    with ThreadPoolExecutor(AT_ONCE) as clients:
+        list(clients.map(lambda _: do(daemon, "pull", "-q", name), range(AT_ONCE)))
+
+
+def transfer(daemon: Daemon, name: str) -> None:
+    """Pull and unpack by containerd's Transfer service."""
+    source = registry_pb2.OCIRegistry(reference=name)
+    unpack = imagestore_pb2.UnpackConfiguration(snapshotter="overlayfs")
+    store = imagestore_pb2.ImageStore(name=name, unpacks=[unpack])
+    request = transfer_pb2.TransferRequest(source=packed(source), destination=packed(store))
+    stub: Any = transfer_pb2_grpc.TransferStub(daemon.channel())
+    stub.Transfer(request, metadata=(("containerd-namespace", daemon.namespace),), timeout=600)
+
+
+def packed(message: Any) -> Any:
+    return any_pb2.Any(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
+
+
 def main() -> None:
     """Measure and print; fail if a figure was missed."""
     image = big_image()
@@ -120,11 +153,18 @@ def main() -> None:
         took = timed(lambda: do(daemon, "export", "-o", archive, name))
         print(f"export: {image.gzip / MIB / took:.0f} MiB/s")
         told("export")
-        do(daemon, "rmi", name)
-        do(daemon, "system", "prune")
+        forget(daemon, name)
         took = timed(lambda: do(daemon, "import", archive))
         print(f"import, unpacked: {took:.2f} s")
         told("import")
+        forget(daemon, name)
+        took = timed(partial(at_once, daemon, name))
+        print(f"{AT_ONCE} pulls at once: {took:.2f} s")
+        told("pulls at once")
+        forget(daemon, name)
+        took = timed(partial(transfer, daemon, name))
+        print(f"pull by Transfer: {took:.2f} s")
+        told("Transfer")
         if memory.tree > MEMORY:
             missed.append(f"the daemon took {memory.tree / MIB:.0f} MiB, more than {MEMORY // MIB}")
     if missed:
