@@ -15,6 +15,7 @@ import anyio
 import grpc
 import grpc.aio
 import pytest
+from anyio.lowlevel import checkpoint
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from opentelemetry import trace
@@ -275,6 +276,24 @@ async def test_a_call_whose_writer_is_cancelled_amid_a_message_ends_with_its_err
         with anyio.fail_after(10), pytest.raises(grpc.aio.AioRpcError) as caught:
             [len(message) async for message in call]
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "what")
+
+
+async def test_a_call_that_is_ended_by_the_daemon_amid_its_first_message_says_so() -> None:
+    stopping: list[Server] = []
+
+    async def handler(request: Any, context: Any) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(context.write, bytes(1 << 20))
+            await checkpoint()
+            stopping[0]._interceptor.stop()
+            await anyio.sleep_forever()
+
+    async with serving(service("test.S", stream=("unary_stream", handler))) as (channel, server):
+        stopping.append(server)
+        call = channel.unary_stream("/test.S/stream")(b"")
+        with anyio.fail_after(10), pytest.raises(grpc.aio.AioRpcError) as caught:
+            [len(message) async for message in call]
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 async def test_stopping_ends_streams_and_waits_and_lets_the_rest_finish() -> None:

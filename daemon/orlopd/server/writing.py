@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import anyio
+
 
 class Writing:
     """The context of a call that answers with a stream.
@@ -31,9 +33,11 @@ class Writing:
         self._sending = None
 
     async def settled(self) -> None:
-        """Wait for the message that is being sent, if one is."""
+        """Wait for the message that is being sent, if one is, though the call is cancelled: its end comes
+        after it. Where the client has gone there is nothing to wait for."""
         if self._sending is not None:
-            await asyncio.wait([self._sending])
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self._sending])
             # Its writer was told, or is gone; asked for, so that nobody calls it forgotten.
             _ = self._sending.cancelled() or self._sending.exception()
             self._sending = None

@@ -168,6 +168,8 @@ class TtrpcShimClient:
 
     async def attach(self) -> Any:
         reply, _ = await self._ask(_SHIM, "Serve", api.ServeRequest(), api.ServeResponse, _CONNECT)
+        if self._closed:
+            raise Unavailable("the connection to the shim was closed")
         if self._channel is None:
             self._channel = _channel(reply.address)
         stub: Any = api_grpc.ShimServiceStub(self._channel)

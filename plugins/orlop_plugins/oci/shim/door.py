@@ -106,6 +106,8 @@ class Door:
                 taken = True
         except OSError as error:
             log.debug("a connection is over: %s", error)
+        except Exception:
+            log.exception("a connection is cut off")
         finally:
             if not taken:
                 guest.close()
