@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orlopd.plugin.errors import InvalidArgument
+from orlopd.plugin.errors import InvalidArgument, NotFound
 from orlopd.plugin.values import NO_LABELS, Descriptor, Platform
 
 from . import platforms
@@ -269,6 +269,17 @@ def check_platform(config: ImageConfig, want: Platform) -> bool:
     if not config.platform.architecture:
         return True
     return platforms.match(want, config.platform) is not None
+
+
+def check_serves(target: Descriptor, config: ImageConfig, want: Platform) -> None:
+    """Hold an image without an index to a platform. :raises NotFound: its configuration is for another"""
+    if not check_platform(config, want):
+        raise NotFound(
+            f"image {target.digest} is for {platforms.normalize(config.platform)}, "
+            f"not for {platforms.normalize(want)}",
+            reason="PLATFORM_NOT_FOUND",
+            resource=f"image {target.digest}",
+        )
 
 
 def _document(descriptor: Descriptor, data: bytes, noun: str, types: frozenset[str]) -> Node:

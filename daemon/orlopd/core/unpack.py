@@ -6,10 +6,8 @@ unpacked for the other.
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,13 +21,13 @@ from orlopd.plugin.errors import (
     NotFound,
     OrlopError,
 )
-from orlopd.plugin.snapshots import REBASE_LABEL, TARGET_LABEL
 from orlopd.plugin.values import Descriptor, Labels, Mount, Platform, chain_id
 
 from . import manifests, platforms
 from .arrival import Arrival
 from .content import Content
 from .diffs import UNCOMPRESSED_LABEL, Diffs
+from .extraction import exists, extraction, labels_for
 from .fetch import add_labels
 from .flow import task_group
 from .layers import came_by_itself, layer_hints
@@ -40,16 +38,17 @@ from .progress import BlobKind, BlobReport, BlobState, Report, silent
 from .scope import Scope
 from .snapshots import NamespacedSnapshotter, Snapshots
 
-_INHERITED = "containerd.io/snapshot/"
 SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
 """Before a snapshotter's name: on an image's configuration, the snapshot that it is unpacked to."""
 
 Ready = Callable[[int], Awaitable[None]]
 """Waits until the layer of this number is in the content store."""
 
-
 Coming = Callable[[int], Awaitable[Arrival | None]]
 """Waits until the layer of this number begins to come; None once it is in the content store."""
+
+_Wait = Callable[[], Awaitable[None]]
+_WaitComing = Callable[[], Awaitable[Arrival | None]]
 
 
 async def _present(number: int) -> None:
@@ -64,9 +63,9 @@ class _Layer:
     diff_id: str
     chain: str
     below: _Layer | None
-    ready: Callable[[], Awaitable[None]]
-    coming: Callable[[], Awaitable[Arrival | None]]
-    done: Callable[[], Awaitable[None]]
+    ready: _Wait
+    coming: _WaitComing
+    done: _Wait
     hints: Labels
     committed: anyio.Event = field(default_factory=anyio.Event)
 
@@ -79,11 +78,7 @@ class _Waits:
     coming: Coming
     done: Ready
 
-    def of(
-        self, number: int
-    ) -> tuple[
-        Callable[[], Awaitable[None]], Callable[[], Awaitable[Arrival | None]], Callable[[], Awaitable[None]]
-    ]:
+    def of(self, number: int) -> tuple[_Wait, _WaitComing, _Wait]:
         """Those of one layer."""
         return partial(self.ready, number), partial(self.coming, number), partial(self.done, number)
 
@@ -156,7 +151,7 @@ class Unpacker:
             with suppress(NotFound):
                 config = await self._config(scope, manifest)
         if config is not None:
-            _check_serves(target, config, platform or platforms.current())
+            manifests.check_serves(target, config, platform or platforms.current())
         return descriptor, manifest
 
     async def image_config(
@@ -171,13 +166,13 @@ class Unpacker:
         config = await self._config(scope, manifest)
         # An index's word about its children has been heard already, and counts for more.
         if descriptor.digest == target.digest:
-            _check_serves(target, config, platform or platforms.current())
+            manifests.check_serves(target, config, platform or platforms.current())
         return config, config.diff_ids, manifest
 
     async def is_unpacked(self, scope: Scope, diff_ids: Sequence[str], snapshotter: str) -> bool:
         """Whether a chain of layers is there as snapshots."""
         chosen = self._snapshots.for_name(snapshotter or self._default)
-        return not diff_ids or await _exists(chosen, scope, chain_id(diff_ids))
+        return not diff_ids or await exists(chosen, scope, chain_id(diff_ids))
 
     async def remote(
         self, scope: Scope, target: Descriptor, platform: Platform | None, snapshotter: str
@@ -255,7 +250,7 @@ class Unpacker:
             kind = f"snapshots/{chosen.name}"
             # Held before it is looked for: a collection may otherwise take it between the two.
             await self._leases.add_resource(held, held.lease, Resource(kind, top))
-            if not await _exists(chosen, held, top):
+            if not await exists(chosen, held, top):
                 await self._chain(held, chosen, manifest, diff_ids, report, name, _Waits(ready, coming, done))
             info = await self._content.info(held, manifest.config.digest)
             await add_labels(self._content, held, info, {f"{SNAPSHOT_LABEL}{chosen.name}": top})
@@ -295,7 +290,7 @@ class Unpacker:
             await self._leases.add_resource(
                 scope, scope.lease, Resource(f"snapshots/{snapshotter.name}", part.chain)
             )
-            if not await _exists(snapshotter, scope, part.chain):
+            if not await exists(snapshotter, scope, part.chain):
                 return list(parts[number:])
             part.committed.set()
         return []
@@ -317,14 +312,14 @@ class Unpacker:
         self, scope: Scope, snapshotter: NamespacedSnapshotter, layer: _Layer, progress: BlobReport
     ) -> bool:
         """Have a layer's snapshot; false if it is to be done again, with a layer that came anew."""
-        labels = _labels_for(layer.blob, layer.chain)
+        labels = labels_for(layer.blob, layer.chain)
         parent = layer.below.chain if layer.below else ""
         beside = bool(parent) and snapshotter.rebases
         # What another pull has unpacked while this one waited for its turn needs no blob any more.
-        if beside and not await _exists(snapshotter, scope, layer.chain):
+        if beside and not await exists(snapshotter, scope, layer.chain):
             await layer.coming()
         asked = {**labels, **layer.hints}
-        async with _extraction(snapshotter, scope, parent, layer.chain, asked, beside=beside) as prepared:
+        async with extraction(snapshotter, scope, parent, layer.chain, asked, beside=beside) as prepared:
             if prepared is None:
                 return True
             key, mounts = prepared
@@ -407,67 +402,3 @@ class Unpacker:
     async def _document(self, scope: Scope, descriptor: Descriptor) -> bytes:
         manifests.check_size(descriptor)
         return await self._content.read_blob(scope, descriptor.digest, manifests.MAX_DOCUMENT)
-
-
-@asynccontextmanager
-async def _extraction(
-    snapshotter: NamespacedSnapshotter,
-    scope: Scope,
-    parent: str,
-    chain: str,
-    labels: Labels,
-    *,
-    beside: bool,
-) -> AsyncGenerator[tuple[str, Sequence[Mount]] | None]:
-    """An active snapshot to unpack into, removed at the end unless it was committed.
-
-    :param beside: its parent is not there yet; it gets it when it is committed
-    None where the chain is there already, be it by an earlier unpack or because a remote snapshotter
-    has it. The scope's lease holds it either way.
-    """
-    for attempt in range(3):
-        key = f"extract-{time.time_ns() % 10**9}-{secrets.token_urlsafe(3)} {chain}"
-        try:
-            if beside:
-                mounts = await snapshotter.prepare(scope, key, "", {**labels, REBASE_LABEL: "true"})
-            else:
-                mounts = await snapshotter.prepare(scope, key, parent, labels)
-            break
-        except AlreadyExists:
-            if await _exists(snapshotter, scope, chain):
-                yield None
-                return
-            if attempt == 2:
-                raise
-    else:  # pragma: no cover
-        raise AssertionError("unreachable")
-    try:
-        yield key, mounts
-    finally:
-        with anyio.CancelScope(shield=True):
-            with suppress(NotFound, FailedPrecondition):
-                await snapshotter.remove(scope, key)
-
-
-def _check_serves(target: Descriptor, config: ImageConfig, want: Platform) -> None:
-    if not manifests.check_platform(config, want):
-        raise NotFound(
-            f"image {target.digest} is for {platforms.normalize(config.platform)}, "
-            f"not for {platforms.normalize(want)}",
-            reason="PLATFORM_NOT_FOUND",
-            resource=f"image {target.digest}",
-        )
-
-
-async def _exists(snapshotter: NamespacedSnapshotter, scope: Scope, key: str) -> bool:
-    try:
-        await snapshotter.stat(scope, key)
-    except NotFound:
-        return False
-    return True
-
-
-def _labels_for(layer: Descriptor, chain: str) -> Labels:
-    """What snapshotters want to know: the chain id, and what the image tells them by annotations."""
-    inherited = {key: value for key, value in layer.annotations.items() if key.startswith(_INHERITED)}
-    return {**inherited, TARGET_LABEL: chain}
