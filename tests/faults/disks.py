@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from orlopd.plugin.mount import mount_points
 from tests.support.daemon import eventually
 
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)
@@ -79,7 +80,10 @@ class Ext4:
         _run("fstrim", str(self.point))
 
     def mend(self) -> None:
-        """After a cut: mount it again; the journal is replayed. Whoever used it must be gone."""
+        """After a cut: mount it again; the journal is replayed. Whoever used it must be gone; what is mounted
+        in it, the power cut would have taken."""
+        for inside in reversed(mount_points(self.point)[1:]):
+            unmount(Path(inside))
         unmount(self.point)
         done = subprocess.run(["e2fsck", "-p", str(self._image)], capture_output=True, text=True)
         assert done.returncode in {0, 1}, f"e2fsck: {done.stdout}{done.stderr}"

@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
 from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
 from orlop_plugins.vfs.snapshotter import VfsSnapshotter
 from orlopd.plugin._snapshot_sync import Behind
@@ -84,17 +85,18 @@ async def layer(part: SnapshotterBase, name: str, parent: str = "") -> None:
     await part.commit(name, f"extract {name}", LAYER)
 
 
+@pytest.mark.parametrize("kind", [OverlaySnapshotter, ErofsSnapshotter])
 async def test_a_layer_that_was_in_memory_only_is_told_lost_with_what_is_on_it(
-    disk: Ext4, state: Path
+    disk: Ext4, state: Path, kind: type[SnapshotterBase]
 ) -> None:
-    async with opened(disk, state) as part:
+    async with opened(disk, state, kind) as part:
         assert await part.lost() == []
         await layer(part, "base")
         await layer(part, "top", "base")
         await part.prepare("extract next", "top", LAYER)
         disk.cut()
     reboot(disk, state)
-    async with opened(disk, state) as part:
+    async with opened(disk, state, kind) as part:
         assert await part.lost() == ["extract next", "top", "base"]
         with pytest.raises(DataLoss, match="not written to the disk"):
             await part.prepare("box", "top")
@@ -233,14 +235,15 @@ async def test_a_host_that_does_not_ask_has_its_layers_on_the_disk(disk: Ext4, s
         assert (Path(view.source) / "base").read_bytes() == BYTES
 
 
-def test_an_image_that_was_not_on_the_disk_is_unpacked_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "erofs"])
+def test_an_image_that_was_not_on_the_disk_is_unpacked_again(tmp_path: Path, snapshotter: str) -> None:
     image = make_image([text_layer("one", "1" * 50_000), text_layer("two", "2" * 50_000)])
     daemon = Daemon()
     try:
         with registry() as server, Ext4(tmp_path / "disk", daemon.root, 128) as disk:
             reference = Registry.push(server, "box:latest", image)
             daemon.start()
-            daemon.must(daemon.orlop("pull", "-q", reference))
+            daemon.must(daemon.orlop("pull", "-q", "--snapshotter", snapshotter, reference))
             disk.cut()
             daemon.kill9()
             eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 10)
@@ -250,9 +253,9 @@ def test_an_image_that_was_not_on_the_disk_is_unpacked_again(tmp_path: Path) -> 
             assert "not on the disk yet" in daemon.log
             daemon.must(daemon.orlop("system", "fsck"))
             # Its content is there: nothing but the unpacking is done again.
-            daemon.must(daemon.ctr("snapshots", "ls"))
-            daemon.must(daemon.orlop("pull", "-q", reference))
-            assert daemon.must(daemon.ctr("snapshots", "ls")).count("Committed") == 2
+            daemon.must(daemon.ctr("snapshots", "--snapshotter", snapshotter, "ls"))
+            daemon.must(daemon.orlop("pull", "-q", "--snapshotter", snapshotter, reference))
+            assert daemon.must(daemon.ctr("snapshots", "--snapshotter", snapshotter, "ls")).count("Committed") == 2
             daemon.stop()
             eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 10)
     finally:

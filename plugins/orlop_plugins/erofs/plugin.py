@@ -37,7 +37,10 @@ async def _open(context: Context) -> Snapshotter:
         overlay.probe(context.root, context.config.mount_options)
         loop = image.probe(context.root, compression=context.config.compression)
         options = (*overlay.overlay_options(), *context.config.mount_options)
-        return ErofsSnapshotter(context.root, options, compression=context.config.compression, loop=loop)
+        compression = context.config.compression
+        snapshotter = ErofsSnapshotter(context.root, options, compression=compression, loop=loop)
+        snapshotter.sync_behind(context.state, context.tasks)
+        return snapshotter
 
     return await anyio.to_thread.run_sync(make)
 

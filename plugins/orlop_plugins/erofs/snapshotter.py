@@ -110,7 +110,8 @@ class ErofsSnapshotter(SnapshotterBase):
     def close(self) -> None:
         """Unmount the images."""
         for point in mount_points(self._root):
-            unmount(point, detach=True)
+            if Path(point).name == "image":  # the root itself may be a disk that somebody mounted there
+                unmount(point, detach=True)
         super().close()
 
     def _below(self, snapshot: Snapshot) -> list[Path]:
