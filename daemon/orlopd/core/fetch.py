@@ -184,11 +184,13 @@ class Fetcher:
             arrival.grow(done)
         if done >= descriptor.size:
             return
-        buffer = bytearray()
+        held: list[bytes] = []
+        kept = done
 
         async def flush() -> None:
-            data = bytes(buffer)
-            buffer.clear()
+            nonlocal kept
+            data, kept = b"".join(held), done
+            held.clear()
             await ingest.write(data)
             if arrival is not None:
                 arrival.grow(ingest.status.offset)
@@ -201,8 +203,8 @@ class Fetcher:
                         raise _mismatch(
                             descriptor, f"more than the {descriptor.size} bytes the image says came"
                         )
-                    buffer += chunk
-                    if len(buffer) >= _PIECE:  # each write is a trip to a thread
+                    held.append(chunk)
+                    if done - kept >= _PIECE:  # each write is a trip to a thread
                         await flush()
                         report.state(BlobState.FETCHING, done)
         finally:

@@ -36,6 +36,7 @@ from .nodes import Marks, Node, whiteout
 from .settle import is_plain
 from .sparse import SparseFile, map_size
 
+_NO_BASE = frozenset((b"", b".", b".."))
 _LINKS = 40
 _REMEMBERED = 10_000
 _MAX_PATH, _MAX_NAME = 4095, 255
@@ -58,6 +59,7 @@ class Unpacker:
         self._out = Blocks(fd, BLOCK)
         self._root = Node.directory()
         self._root.set(marks.implied)
+        self._heads: dict[bytes, bytes] = {}  # what stands before a name's last slash, and what it means
         self._parents: dict[bytes, Node] = {}
         self._hidden: set[bytes] = set()
         self._emptied: set[bytes] = set()
@@ -84,14 +86,21 @@ class Unpacker:
             raise explain_entry("cannot write the archive's directories", error) from error
 
     def _entry(self, entry: Entry, reader: TarReader) -> None:
-        parts = name_parts(entry.name, entry)
-        if not parts:
-            if entry.type != DIRECTORY:
-                raise malformed(f"entry {show(entry.name)} would replace the root directory")
-            self._own(self._root, entry)
-            return
-        base = parts.pop()
-        where = b"/".join(parts)
+        head, _, base = entry.name.rpartition(b"/")
+        where = self._heads.get(head) if base not in _NO_BASE else None
+        if where is None:
+            parts = name_parts(entry.name, entry)
+            if not parts:
+                if entry.type != DIRECTORY:
+                    raise malformed(f"entry {show(entry.name)} would replace the root directory")
+                self._own(self._root, entry)
+                return
+            named, base = base, parts.pop()
+            where = b"/".join(parts)
+            if named == base:
+                if len(self._heads) >= _REMEMBERED:
+                    self._heads.clear()
+                self._heads[head] = where
         if base.startswith(PREFIX):
             self._whiteout(where, base)
             return

@@ -7,10 +7,10 @@ means the same everywhere. Every number is checked where it is read; nothing her
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from orlopd.plugin.errors import DataLoss, InvalidArgument, OrlopError, ResourceExhausted
 
@@ -26,7 +26,6 @@ _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _INT64 = (1 << 63) - 1
 XATTR = b"SCHILY.xattr."
 _NANO = 1_000_000_000
-_OCTAL = re.compile(rb"[0-7]+").fullmatch
 
 
 @dataclass(slots=True)
@@ -62,16 +61,25 @@ def show(name: bytes) -> str:
 
 def number(data: bytes) -> int:
     """A numeric field: octal digits, or base-256 in two's complement when the first bit is set."""
-    if data[0] & 0x80:
-        value = int.from_bytes(data, "big")
-        bits = len(data) * 8
-        return value - (1 << bits) if data[0] & 0x40 else value & ~(1 << (bits - 1))
-    digits = data.partition(b"\0")[0].strip(b" ")
-    if not digits:
-        return 0
-    if _OCTAL(digits) is None:  # int() takes more than digits
-        raise malformed(f"{data!r} is no number")
-    return int(digits, 8)
+    digits = data.rstrip(b" \0")
+    if not digits.isdigit():
+        if data[0] & 0x80:
+            value = int.from_bytes(data, "big")
+            bits = len(data) * 8
+            return value - (1 << bits) if data[0] & 0x40 else value & ~(1 << (bits - 1))
+        digits = data.partition(b"\0")[0].strip(b" ")
+        if not digits:
+            return 0
+        if not digits.isdigit():  # int() takes more than digits
+            raise malformed(f"{data!r} is no number")
+    try:
+        return int(digits, 8)
+    except ValueError:
+        raise malformed(f"{data!r} is no number") from None
+
+
+_known_number = lru_cache(1024)(number)
+"""For fields that are the same in most entries."""
 
 
 def parse_time(text: bytes) -> int:
@@ -154,13 +162,11 @@ class TarReader:
                 )
             yield entry
 
-    def data(self) -> Generator[memoryview]:
-        """The current entry's stored bytes in pieces."""
-        while self._left:
-            for piece in self._stream.pieces(self._left - self._padding):
-                self._left -= len(piece)
-                yield piece
-            self._end()
+    def data(self) -> Iterable[memoryview]:
+        """The current entry's stored bytes in pieces; all of them are to be taken."""
+        size = self._left - self._padding
+        self._left = self._padding
+        return self._stream.pieces(size)
 
     def take(self, size: int) -> memoryview | None:
         """The next bytes of the current entry, ``size`` at most; None at its end."""
@@ -175,16 +181,27 @@ class TarReader:
     def _end(self) -> None:
         """Pass over what is left of the current entry. What fills up its last block may be missing at the
         archive's end, where ``umoci insert`` leaves it out."""
-        self._stream.skip(self._left - self._padding)
-        self._stream.take(self._padding)
+        if self._left > self._padding:
+            self._stream.skip(self._left - self._padding)
+        if self._padding:
+            self._stream.take(self._padding)
         self._left = self._padding = 0
 
-    def _next(self) -> Entry | None:
+    def _head(self) -> bytes:
+        """The first block behind the current entry; empty at the archive's end."""
+        if self._left == self._padding:
+            block = self._stream.ready(BLOCK, self._padding)
+            if block is not None:
+                self._left = self._padding = 0
+                return block
         self._end()
+        return self._stream.take(BLOCK)
+
+    def _next(self) -> Entry | None:
         records: list[tuple[bytes, bytes]] = []
         long_name = long_link = None
         while True:
-            block = self._stream.take(BLOCK)
+            block = self._head()
             if not block or block == _ZERO:
                 if records or long_name is not None or long_link is not None:
                     raise DataLoss("the archive ends after an extended header", reason="TRUNCATED")
@@ -252,11 +269,11 @@ class TarReader:
         entry = Entry(
             name=name,
             type=kind,
-            mode=number(mode),
-            uid=number(uid),
-            gid=number(gid),
+            mode=_known_number(mode),
+            uid=_known_number(uid),
+            gid=_known_number(gid),
             size=number(size),
-            mtime_ns=number(mtime) * _NANO,
+            mtime_ns=_known_number(mtime) * _NANO,
             link=link.partition(b"\0")[0],
         )
         if kind in (CHAR, DEVICE):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import IO, Protocol, cast
 
 import zstandard
@@ -179,7 +179,10 @@ class Stream:
         self._decoder = _decoder(raw)
         self.compressed = not isinstance(self._decoder, _Plain)
         self._hash = hashlib.sha256()
-        self._chunk = memoryview(b"")
+        # What is at hand: a chunk, and where in it the next byte is. Slices are taken from it only when asked
+        # for, since most archives are small files.
+        self._chunk = b""
+        self._at = 0
         self.count = 0
 
     def _fill(self) -> bool:
@@ -200,32 +203,49 @@ class Stream:
                 reason="ARCHIVE_RATIO",
                 hint="raise max_ratio of the differ in the config if you trust it",
             )
-        self._chunk = memoryview(data)
+        self._chunk, self._at = data, 0
         return True
+
+    def ready(self, size: int, passing: int = 0) -> bytes | None:
+        """The next ``size`` bytes behind ``passing`` ones; None, and nothing read, if not all are at hand."""
+        begin = self._at + passing
+        end = begin + size
+        if end > len(self._chunk):
+            return None
+        self._at = end
+        return self._chunk[begin:end]
 
     def take(self, size: int) -> bytes:
         """Exactly ``size`` bytes, for small sizes; empty at the stream's very end."""
-        if len(self._chunk) >= size:
-            data, self._chunk = bytes(self._chunk[:size]), self._chunk[size:]
+        if (data := self.ready(size)) is not None:
             return data
         parts: list[bytes] = []
         wanted = size
         while wanted:
-            if not self._chunk and not self._fill():
+            if self._at == len(self._chunk) and not self._fill():
                 if wanted == size:
                     return b""
                 raise DataLoss("the archive ends in the middle of an entry", reason="TRUNCATED")
-            part, self._chunk = self._chunk[:wanted], self._chunk[wanted:]
-            parts.append(bytes(part))
+            part = self._chunk[self._at : self._at + wanted]
+            self._at += len(part)
+            parts.append(part)
             wanted -= len(part)
         return b"".join(parts)
 
-    def pieces(self, size: int) -> Generator[memoryview]:
-        """Exactly ``size`` bytes in pieces as they come."""
+    def pieces(self, size: int) -> Iterable[memoryview]:
+        """Exactly ``size`` bytes in pieces as they come; what is at hand as a whole is passed over at once."""
+        begin, end = self._at, self._at + size
+        if end > len(self._chunk):
+            return self._rest(size)
+        self._at = end
+        return (memoryview(self._chunk)[begin:end],) if size else ()
+
+    def _rest(self, size: int) -> Generator[memoryview]:
         while size:
-            if not self._chunk and not self._fill():
+            if self._at == len(self._chunk) and not self._fill():
                 raise DataLoss("the archive ends in the middle of a file", reason="TRUNCATED")
-            piece, self._chunk = self._chunk[:size], self._chunk[size:]
+            piece = memoryview(self._chunk)[self._at : self._at + size]
+            self._at += len(piece)
             size -= len(piece)
             yield piece
 
