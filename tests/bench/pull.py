@@ -129,6 +129,19 @@ def measure(ways: Mapping[str, Way], name: str, compression: str) -> list[str]:
     return missed
 
 
+def weigh(daemons: Mapping[str, Daemon], ways: Mapping[str, Way], name: str) -> list[str]:
+    """Pull once more and look at the memory, which takes a fifteenth of a core; what missed its figure."""
+    missed: list[str] = []
+    for way, daemon in daemons.items():
+        with MemoryWatch(daemon.pid) as memory:
+            _check(ways[way].pull(name))
+        ways[way].remove(name)
+        print(f"    peaks, {way}: daemon {memory.daemon / MIB:.0f} MiB, all {memory.tree / MIB:.0f} MiB")
+        if memory.tree > MEMORY:
+            missed.append(f"{way} took {memory.tree / MIB:.0f} MiB, more than {MEMORY // MIB}")
+    return missed
+
+
 @contextmanager
 def _served(image: BigImage, compression: str) -> Iterator[str]:
     """The name of the image in a registry of its own: in one that has both, skopeo takes gzip for zstd."""
@@ -153,24 +166,21 @@ def main(words: list[str]) -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pulls-"))
         ways: dict[str, Way] = {"containerd": Ctr(stack.enter_context(containerd()).address)}
-        watches: list[MemoryWatch] = []
+        daemons: dict[str, Daemon] = {}
         for each in SNAPSHOTTERS:
             if set(words) & set(SNAPSHOTTERS) and each not in words:
                 continue
             daemon = stack.enter_context(Daemon())  # each its own: one would not fetch for the other again
             if f'"{each}"' in daemon.must(daemon.orlop("plugins", "--output", "json")):
                 ways[f"orlop {each}"] = Orlop(daemon, each)
-                watches.append(stack.enter_context(MemoryWatch(daemon.pid)))
+                daemons[f"orlop {each}"] = daemon
         if shutil.which("podman"):
             ways["podman"] = Podman(Path(folder))
         for compression in COMPRESSIONS:
             if not set(words) & set(COMPRESSIONS) or compression in words:
                 with _served(image, compression) as name:
                     missed += measure(ways, name, compression)
-        alone, all_ = (max(getattr(each, what) for each in watches) for what in ("daemon", "tree"))
-        print(f"    peaks: daemon {alone / MIB:.0f} MiB, with its processes {all_ / MIB:.0f} MiB")
-        if all_ > MEMORY:
-            missed.append(f"the daemon took {all_ / MIB:.0f} MiB, more than {MEMORY // MIB}")
+                    missed += weigh(daemons, ways, name)
     if missed:
         raise SystemExit("\n".join(missed))
 
