@@ -129,6 +129,11 @@ class Api:
         )
         return self._snapshots.Prepare(request, **self._with(lease)).mounts
 
+    def mounts(self, snapshotter: str, key: str) -> Any:
+        """How to mount a snapshot that is not committed."""
+        request = snapshots_pb2.MountsRequest(snapshotter=snapshotter, key=key)
+        return self._snapshots.Mounts(request, **self._with()).mounts
+
     def commit_snapshot(self, snapshotter: str, name: str, key: str, labels: Any) -> None:
         """Turn an active snapshot into a committed one."""
         request = snapshots_pb2.CommitSnapshotRequest(

@@ -177,6 +177,7 @@ class Verifier:
             for key in kept:
                 if key[0] == "content":
                     yield from self._hash(api, key[1])
+            yield from self._use(api, seen)
             ledger.unsure.clear()
             ingests = {key: value for key, value in ledger.known.items() if key[0] == "ingest"}
             ledger.known = {**seen, **ingests}
@@ -191,6 +192,22 @@ class Verifier:
         rows = Disk(self._daemon.root).promised(ledger.namespace)
         held: dict[Key, Any] = {("held", "ingests", "content", digest): True for digest in rows}
         return {("lease", "ingests"): LASTING, **held}
+
+    @staticmethod
+    def _use(api: Api, seen: Mapping[Key, Any]) -> Iterator[str]:
+        """Ask how to mount each snapshot that is not committed.
+
+        After a power cut its row may be on the disk and its folder not: SQLite's log, once it is written over
+        from its beginning, reaches the disk without what the filesystem was told before. What was in the
+        folder was not synced by anybody, or else the folder were there; so the snapshotter makes it again, as
+        it was at first, when somebody uses it. Then it has to be there as every other.
+        """
+        for key, value in sorted(seen.items()):
+            if key[0] == "snapshot" and value[0] != COMMITTED:
+                try:
+                    api.mounts(key[1], key[2])
+                except grpc.RpcError as error:
+                    yield f"{key} cannot be mounted: {_told(error)}"
 
     def _hash(self, api: Api, digest: str) -> Iterator[str]:
         try:
