@@ -29,6 +29,7 @@ WAITS = "trap 'exit 17' TERM; while :; do sleep 0.1; done"
 _AWAY = (errors.Unavailable, errors.Cancelled, errors.DeadlineExceeded, errors.SessionClosed)
 _SETTLED = 15.0
 _CALL = 30.0
+_SOON = 0.5
 
 
 @dataclass
@@ -205,17 +206,22 @@ class Running:
         return killed
 
     async def _kill_shim(self, chance: random.Random) -> int:
-        return self._kill_one(chance, "shim.pid")
+        return await self._kill_one(chance, "shim.pid")
 
     async def _kill_process(self, chance: random.Random) -> int:
-        return self._kill_one(chance, "init.pid")
+        return await self._kill_one(chance, "init.pid")
 
-    def _kill_one(self, chance: random.Random, name: str) -> int:
-        by_id = {known.id: known for known in self.known.values() if known.id}
-        folders = [folder for folder in self._tasks() if folder.name in by_id]
-        folders.sort(key=lambda folder: by_id[folder.name].name)
+    async def _kill_one(self, chance: random.Random, name: str) -> int:
+        by_id: dict[str, Known] = {}
+        folders: list[Path] = []
+        with anyio.move_on_after(_SOON):
+            while not folders:
+                by_id = {known.id: known for known in self.known.values() if known.id}
+                folders = [folder for folder in self._tasks() if folder.name in by_id]
+                await anyio.sleep(0 if folders else 0.02)
         if not folders:
             return 0
+        folders.sort(key=lambda folder: by_id[folder.name].name)
         folder = chance.choice(folders)
         try:
             pid = int((folder / name).read_text().split()[0])

@@ -8,15 +8,34 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, cgroups_of, eventually, mounts_under, processes_naming
+from tests.support.daemon import BIN, Daemon, cgroups_of, eventually, mounts_under, processes_naming
 
 pytestmark = pytest.mark.timeout(120)
 
-TICKS = "n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.1; done"
+TICKS = "trap exit TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.1; done"
+UNTIL_TOLD = "while [ ! -e /go ]; do sleep 0.05; done"
+
+
+@pytest.fixture(scope="module")
+def machine(archive: str) -> Iterator[Daemon]:
+    """A daemon that these tests share, and kill."""
+    with Daemon() as daemon:
+        daemon.must(daemon.orlop("import", archive))
+        yield daemon
+
+
+@pytest.fixture
+def mortal(machine: Daemon) -> Iterator[Daemon]:
+    """That daemon, alive at first, and without a container afterwards."""
+    if not machine.running:
+        machine.start()
+    yield machine
+    assert json.loads(machine.must(machine.orlop("ps", "-a", "--output", "json"))) == []
 
 
 def ticks(daemon: Daemon, name: str) -> list[int]:
@@ -24,15 +43,35 @@ def ticks(daemon: Daemon, name: str) -> list[int]:
     return [int(line.split()[1]) for line in lines]
 
 
-def test_a_container_lives_through_the_death_of_the_daemon(fresh_daemon: Daemon, archive: str) -> None:
-    daemon = fresh_daemon
-    daemon.must(daemon.orlop("import", archive))
+def end_while_away(daemon: Daemon) -> None:
+    """Kill the daemon, have its one container end, and start it again."""
+    running = daemon.must(daemon.ctr("tasks", "ls")).splitlines()[1].split()[1]
+    root = Path(f"/proc/{running}/root")
+    daemon.kill9()
+    (root / "go").touch()
+    gone = eventually(lambda: not root.parent.exists(), bool, 10)
+    assert gone
+    daemon.start()
+
+
+def attached(daemon: Daemon, name: str) -> bytes:
+    """The first line that somebody sees who attaches."""
+    with subprocess.Popen(
+        [BIN / "orlop", "attach", name], env=daemon.environment, stdout=subprocess.PIPE
+    ) as client:
+        assert client.stdout is not None
+        line = client.stdout.readline()
+        client.kill()
+    return line
+
+
+def test_a_container_lives_through_the_death_of_the_daemon(mortal: Daemon) -> None:
+    daemon = mortal
     daemon.must(daemon.orlop("run", "-d", "--name", "clock", "probe", "sh", "-c", TICKS))
     eventually(lambda: ticks(daemon, "clock"), lambda found: len(found) > 3, 10)
     before = ticks(daemon, "clock")[-1]
 
     daemon.kill9()
-    time.sleep(1)
     daemon.start()
 
     (listed,) = json.loads(daemon.must(daemon.orlop("ps", "--output", "json")))
@@ -40,44 +79,36 @@ def test_a_container_lives_through_the_death_of_the_daemon(fresh_daemon: Daemon,
     seen = eventually(lambda: ticks(daemon, "clock"), lambda found: found[-1] > before + 6, 10)
     assert seen == list(range(1, len(seen) + 1)), "output that was written in between is lost or doubled"
     assert b"hi" in daemon.orlop("exec", "clock", "echo", "hi").stdout
-    assert b"tick" in daemon.run("timeout", "2", "orlop", "attach", "clock").stdout
-    daemon.must(daemon.orlop("stop", "--time", "1", "clock"))
+    assert b"tick" in attached(daemon, "clock")
+    daemon.must(daemon.orlop("stop", "clock"))
     daemon.must(daemon.orlop("rm", "clock"))
 
 
-def test_an_exit_while_the_daemon_was_away_is_known_afterwards(fresh_daemon: Daemon, archive: str) -> None:
-    daemon = fresh_daemon
-    daemon.must(daemon.orlop("import", archive))
-    daemon.must(
-        daemon.orlop("run", "-d", "--name", "brief", "probe", "sh", "-c", "sleep 1; echo bye; exit 42")
-    )
-    daemon.kill9()
-    time.sleep(1.5)
-    daemon.start()
+def test_an_exit_while_the_daemon_was_away_is_known_afterwards(mortal: Daemon) -> None:
+    daemon = mortal
+    script = f"{UNTIL_TOLD}; echo bye; exit 42"
+    daemon.must(daemon.orlop("run", "-d", "--name", "brief", "probe", "sh", "-c", script))
+    end_while_away(daemon)
     assert daemon.must(daemon.orlop("wait", "brief")).strip() == "42"
     assert daemon.must(daemon.orlop("logs", "brief")) == "bye\n"
     daemon.must(daemon.orlop("rm", "brief"))
 
 
-def test_auto_remove_is_kept_over_the_death_of_the_daemon(fresh_daemon: Daemon, archive: str) -> None:
-    daemon = fresh_daemon
-    daemon.must(daemon.orlop("import", archive))
-    daemon.must(daemon.orlop("run", "-d", "--rm", "--name", "brief", "probe", "sleep", "1"))
-    daemon.kill9()
-    time.sleep(1.2)
-    daemon.start()
+def test_auto_remove_is_kept_over_the_death_of_the_daemon(mortal: Daemon) -> None:
+    daemon = mortal
+    daemon.must(daemon.orlop("run", "-d", "--rm", "--name", "passing", "probe", "sh", "-c", UNTIL_TOLD))
+    end_while_away(daemon)
     listed = eventually(
         lambda: json.loads(daemon.must(daemon.orlop("ps", "-a", "--output", "json"))),
         lambda found: not found,
         10,
     )
     assert listed == []
-    assert "brief" not in daemon.must(daemon.ctr("snapshots", "ls"))
+    assert "passing" not in daemon.must(daemon.ctr("snapshots", "ls"))
 
 
-def test_a_container_made_by_ctr_lives_on_too(fresh_daemon: Daemon, archive: str) -> None:
-    daemon = fresh_daemon
-    daemon.must(daemon.ctr("images", "import", archive))
+def test_a_container_made_by_ctr_lives_on_too(mortal: Daemon) -> None:
+    daemon = mortal
     daemon.must(daemon.ctr("run", "-d", "docker.io/library/probe:latest", "mine", "sleep", "1000"))
     daemon.kill9()
     daemon.start()
@@ -89,23 +120,20 @@ def test_a_container_made_by_ctr_lives_on_too(fresh_daemon: Daemon, archive: str
     daemon.must(daemon.ctr("containers", "rm", "mine"))
 
 
-def test_a_reboot_takes_what_ran_and_leaves_what_can_be_started_anew(
-    fresh_daemon: Daemon, archive: str
-) -> None:
-    daemon = fresh_daemon
-    daemon.must(daemon.orlop("import", archive))
-    daemon.must(daemon.orlop("run", "-d", "--name", "clock", "probe", "sh", "-c", TICKS))
-    eventually(lambda: ticks(daemon, "clock"), lambda found: len(found) > 3, 10)
+def test_a_reboot_takes_what_ran_and_leaves_what_can_be_started_anew(mortal: Daemon) -> None:
+    daemon = mortal
+    daemon.must(daemon.orlop("run", "-d", "--name", "clockwork", "probe", "sh", "-c", TICKS))
+    eventually(lambda: ticks(daemon, "clockwork"), lambda found: len(found) > 3, 10)
     daemon.kill9()
     reboot(daemon)
     daemon.start()
     (listed,) = json.loads(daemon.must(daemon.orlop("ps", "-a", "--output", "json")))
     assert listed["state"] != "running"
-    before = ticks(daemon, "clock")
-    daemon.must(daemon.orlop("start", "clock"))
-    eventually(lambda: ticks(daemon, "clock"), lambda found: len(found) > len(before) + 3, 10)
-    daemon.must(daemon.orlop("stop", "--time", "1", "clock"))
-    daemon.must(daemon.orlop("rm", "clock"))
+    before = ticks(daemon, "clockwork")
+    daemon.must(daemon.orlop("start", "clockwork"))
+    eventually(lambda: ticks(daemon, "clockwork"), lambda found: len(found) > len(before) + 3, 10)
+    daemon.must(daemon.orlop("stop", "clockwork"))
+    daemon.must(daemon.orlop("rm", "clockwork"))
 
 
 def reboot(daemon: Daemon) -> None:
