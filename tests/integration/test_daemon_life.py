@@ -26,10 +26,10 @@ def versions(channel: grpc.Channel) -> str:
     return version_pb2_grpc.VersionStub(channel).Version(empty_pb2.Empty(), timeout=10).version
 
 
-def test_it_serves_version_health_and_reflection(fresh_daemon: Daemon) -> None:
+def test_it_serves_version_health_and_reflection(daemon: Daemon) -> None:
     from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-    with fresh_daemon.channel() as channel:
+    with daemon.channel() as channel:
         assert versions(channel)
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -38,9 +38,9 @@ def test_it_serves_version_health_and_reflection(fresh_daemon: Daemon) -> None:
     assert {"containerd.services.version.v1.Version", "grpc.health.v1.Health"} <= names
 
 
-def test_ctr_sees_version_and_plugins(fresh_daemon: Daemon) -> None:
-    assert "Server:" in fresh_daemon.must(fresh_daemon.ctr("version"))
-    rows = [line.split() for line in fresh_daemon.must(fresh_daemon.ctr("plugins", "ls")).splitlines()]
+def test_ctr_sees_version_and_plugins(daemon: Daemon) -> None:
+    assert "Server:" in daemon.must(daemon.ctr("version"))
+    rows = [line.split() for line in daemon.must(daemon.ctr("plugins", "ls")).splitlines()]
     assert ["io.containerd.snapshotter.v1", "overlayfs"] in [row[:2] for row in rows]
     assert ["io.containerd.grpc.v1", "content", "-", "ok"] in rows
 
@@ -57,8 +57,8 @@ def test_the_uuid_outlives_the_daemon_and_the_pid_is_true(fresh_daemon: Daemon) 
     assert facts().uuid == first.uuid
 
 
-def test_plugins_are_filtered(fresh_daemon: Daemon) -> None:
-    with fresh_daemon.channel() as channel:
+def test_plugins_are_filtered(daemon: Daemon) -> None:
+    with daemon.channel() as channel:
         stub = introspection_pb2_grpc.IntrospectionStub(channel)
         wanted = "type==io.containerd.snapshotter.v1, id==vfs"
         found = stub.Plugins(introspection_pb2.PluginsRequest(filters=[wanted]), timeout=10).plugins
@@ -75,8 +75,8 @@ def test_sockets_and_folders_are_for_those_they_are_for() -> None:
         assert stat.S_IMODE(daemon.state.stat().st_mode) == 0o711
 
 
-def test_the_default_mode_lets_the_group_in(fresh_daemon: Daemon) -> None:
-    assert stat.S_IMODE(fresh_daemon.socket.stat().st_mode) == 0o660
+def test_the_default_mode_lets_the_group_in(daemon: Daemon) -> None:
+    assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
 
 
 def test_several_addresses(idle: Daemon) -> None:
@@ -97,24 +97,24 @@ def test_a_socket_left_by_a_killed_daemon_is_taken_over(fresh_daemon: Daemon) ->
         assert versions(channel)
 
 
-def test_a_second_daemon_on_the_same_folders_is_refused(fresh_daemon: Daemon) -> None:
-    other = fresh_daemon.folder / "other.sock"
-    code, said = refused(fresh_daemon, "--address", f"unix://{other}")
+def test_a_second_daemon_on_the_same_folders_is_refused(daemon: Daemon) -> None:
+    other = daemon.folder / "other.sock"
+    code, said = refused(daemon, "--address", f"unix://{other}")
     assert code == 1
-    assert said == f"another orlopd (pid {fresh_daemon.pid}) is using the folder {fresh_daemon.root}"
-    code, said = refused(fresh_daemon, "--root", str(fresh_daemon.folder / "elsewhere"))
+    assert said == f"another orlopd (pid {daemon.pid}) is using the folder {daemon.root}"
+    code, said = refused(daemon, "--root", str(daemon.folder / "elsewhere"))
     assert code == 1
-    assert said == f"another orlopd (pid {fresh_daemon.pid}) is using the folder {fresh_daemon.state}"
+    assert said == f"another orlopd (pid {daemon.pid}) is using the folder {daemon.state}"
     assert not other.exists()
-    with fresh_daemon.channel() as channel:
+    with daemon.channel() as channel:
         assert versions(channel)
 
 
-def test_a_socket_in_use_is_refused(fresh_daemon: Daemon, idle: Daemon) -> None:
-    code, said = refused(idle, "--address", fresh_daemon.address)
+def test_a_socket_in_use_is_refused(daemon: Daemon, idle: Daemon) -> None:
+    code, said = refused(idle, "--address", daemon.address)
     assert (code, said) == (
         1,
-        f"another orlopd (pid {fresh_daemon.pid}) is using the socket {fresh_daemon.socket}",
+        f"another orlopd (pid {daemon.pid}) is using the socket {daemon.socket}",
     )
     taken = idle.folder / "taken.sock"
     with socket.socket(socket.AF_UNIX) as server:
@@ -123,25 +123,25 @@ def test_a_socket_in_use_is_refused(fresh_daemon: Daemon, idle: Daemon) -> None:
         code, said = refused(idle, "--address", f"unix://{taken}")
     assert (code, said) == (1, f"the socket {taken} is in use by another process")
     assert taken.exists()
-    with fresh_daemon.channel() as channel:
+    with daemon.channel() as channel:
         assert versions(channel)
     assert not idle.socket.exists()
 
 
-def test_a_start_on_a_live_socket_makes_no_folders(fresh_daemon: Daemon, tmp_path: Path) -> None:
+def test_a_start_on_a_live_socket_makes_no_folders(daemon: Daemon, tmp_path: Path) -> None:
     root, state = tmp_path / "root", tmp_path / "state"
-    options = ("--root", str(root), "--state", str(state), "--address", fresh_daemon.address)
-    code, said = refused(fresh_daemon, *options)
+    options = ("--root", str(root), "--state", str(state), "--address", daemon.address)
+    code, said = refused(daemon, *options)
     assert (code, said) == (
         1,
-        f"another orlopd (pid {fresh_daemon.pid}) is using the socket {fresh_daemon.socket}",
+        f"another orlopd (pid {daemon.pid}) is using the socket {daemon.socket}",
     )
     assert not root.exists()
     assert not state.exists()
-    code, said = refused(fresh_daemon, "--root", str(root))
+    code, said = refused(daemon, "--root", str(root))
     assert (code, "is using the folder" in said) == (1, True)
     assert not root.exists()
-    with fresh_daemon.channel() as channel:
+    with daemon.channel() as channel:
         assert versions(channel)
 
 
@@ -219,8 +219,8 @@ def test_sigterm_ends_streams_and_lets_unary_calls_finish(fresh_daemon: Daemon) 
     assert not list(fresh_daemon.folder.glob("*.lock"))
 
 
-def test_a_namespace_is_required_where_containerd_requires_it(fresh_daemon: Daemon) -> None:
-    with fresh_daemon.channel() as channel:
+def test_a_namespace_is_required_where_containerd_requires_it(daemon: Daemon) -> None:
+    with daemon.channel() as channel:
         stub = content_pb2_grpc.ContentStub(channel)
         request = content_pb2.InfoRequest(digest="sha256:" + "0" * 64)
         with pytest.raises(grpc.RpcError) as caught:
