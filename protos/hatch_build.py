@@ -7,6 +7,7 @@ in one package.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import importlib.util
 import re
@@ -21,6 +22,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = "orlop_protos"
 OUTPUT = "python"
+MADE_OF = "made-of"
+"""The file in the package that tells which .proto files it was generated from, by :func:`fingerprint`."""
 DOCSTRING = (
     '"""Generated stubs of Orlop\'s gRPC contract; see the .proto files for what each of them means."""\n'
 )
@@ -41,11 +44,7 @@ def generate(root: Path, package: Path) -> None:
     """Write the whole package for the .proto files under ``root`` into the new folder ``package``."""
     from grpc_tools import protoc
 
-    protos = sorted(
-        p.relative_to(root).as_posix()
-        for p in root.rglob("*.proto")
-        if p.relative_to(root).parts[0] != OUTPUT
-    )
+    protos = sources(root)
     package.mkdir(parents=True)
     arguments = [
         "protoc",
@@ -69,6 +68,21 @@ def generate(root: Path, package: Path) -> None:
     for folder in [package, *(p for p in package.rglob("*") if p.is_dir())]:
         (folder / "__init__.py").write_text(DOCSTRING if folder == package else "", "utf-8")
     (package / "py.typed").touch()
+    (package / MADE_OF).write_text(fingerprint(root) + "\n", "utf-8")
+
+
+def sources(root: Path) -> list[str]:
+    """The names of the .proto files under ``root``, sorted."""
+    found = (path.relative_to(root) for path in root.rglob("*.proto"))
+    return sorted(path.as_posix() for path in found if path.parts[0] != OUTPUT)
+
+
+def fingerprint(root: Path) -> str:
+    """A digest of the .proto files under ``root`` and their names."""
+    whole = hashlib.sha256()
+    for name in sources(root):
+        whole.update(f"{hashlib.sha256((root / name).read_bytes()).hexdigest()} {name}\n".encode())
+    return whole.hexdigest()
 
 
 def relative_imports(source: str, tops: set[str], depth: int) -> str:
