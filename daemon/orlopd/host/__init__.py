@@ -2,6 +2,7 @@
 
 from .discover import Offer, Plugin, discover
 from .hooks import PluginHooks
-from .host import Host, HostError
+from .host import Host
+from .register import HostError
 
 __all__ = ["Host", "HostError", "Offer", "Plugin", "PluginHooks", "discover"]
