@@ -46,6 +46,18 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Nor is a file of cells skipped as a whole."""
+    report = yield
+    if report.skipped and collector.nodeid.startswith(_KITS):
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped: {report.longrepr}"
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show which kit ran over which part, and how it went."""
     cells: dict[str, Counter[str]] = {}
