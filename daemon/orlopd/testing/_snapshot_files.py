@@ -121,15 +121,20 @@ class SnapshotFilesKit:
             (root / "link").symlink_to("nowhere")
             os.chown(root / "link", 5, 6, follow_symlinks=False)
             os.mkfifo(root / "fifo", 0o640)
+            os.mknod(root / "null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+            os.mknod(root / "block", stat.S_IFBLK | 0o600, os.makedev(259, 70_000))
+            os.setxattr(root / "folder", "user.shape", b"round")
+            os.utime(root / "link", ns=(0, -1_500_000_000), follow_symlinks=False)
             os.utime(folder, ns=(0, 5_000_000_000))
 
         def look(root: Path) -> list[tuple[Any, ...]]:
             rows: list[tuple[Any, ...]] = []
-            for name in ("file", "folder", "link", "fifo"):
+            for name in ("file", "folder", "link", "fifo", "null", "block"):
                 info = (root / name).lstat()
-                rows.append((name, info.st_mode, info.st_uid, info.st_gid))
+                rows.append((name, info.st_mode, info.st_uid, info.st_gid, info.st_rdev))
             rows.append((os.getxattr(root / "file", "user.colour"), (root / "file").stat().st_mtime_ns))
-            rows.append(((root / "folder").stat().st_mtime_ns,))
+            rows.append((os.getxattr(root / "folder", "user.shape"), (root / "folder").stat().st_mtime_ns))
+            rows.append(((root / "link").lstat().st_mtime_ns,))
             return rows
 
         one = await self.layer(snapshotter, "", make)
@@ -137,12 +142,15 @@ class SnapshotFilesKit:
         before = await self.shown(snapshotter, one, look)
         assert await self.shown(snapshotter, two, look) == before
         assert before == [
-            ("file", stat.S_IFREG | 0o4755, 1000, 1001),
-            ("folder", stat.S_IFDIR | 0o1777, 7, 8),
-            ("link", stat.S_IFLNK | 0o777, 5, 6),
-            ("fifo", stat.S_IFIFO | 0o640, 0, 0),
+            ("file", stat.S_IFREG | 0o4755, 1000, 1001, 0),
+            ("folder", stat.S_IFDIR | 0o1777, 7, 8, 0),
+            ("link", stat.S_IFLNK | 0o777, 5, 6, 0),
+            ("fifo", stat.S_IFIFO | 0o640, 0, 0, 0),
+            ("null", stat.S_IFCHR | 0o600, 0, 0, os.makedev(1, 3)),
+            ("block", stat.S_IFBLK | 0o600, 0, 0, os.makedev(259, 70_000)),
             (b"blue", 1_234_567_890_123_456_789),
-            (5_000_000_000,),
+            (b"round", 5_000_000_000),
+            (-1_500_000_000,),
         ]
 
     async def test_the_root_directory_keeps_its_owner_and_mode(self, snapshotter: Snapshotter) -> None:
