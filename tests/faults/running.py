@@ -212,22 +212,21 @@ class Running:
         return await self._kill_one(chance, "init.pid")
 
     async def _kill_one(self, chance: random.Random, name: str) -> int:
-        by_id: dict[str, Known] = {}
-        folders: list[Path] = []
         with anyio.move_on_after(_SOON):
-            while not folders:
+            while True:
                 by_id = {known.id: known for known in self.known.values() if known.id}
-                folders = [folder for folder in self._tasks() if folder.name in by_id]
-                await anyio.sleep(0 if folders else 0.02)
-        if not folders:
-            return 0
-        folders.sort(key=lambda folder: by_id[folder.name].name)
-        folder = chance.choice(folders)
+                if folders := [folder for folder in self._tasks() if folder.name in by_id]:
+                    folders.sort(key=lambda folder: by_id[folder.name].name)
+                    folder = chance.choice(folders)
+                    return self._kill_in(folder, by_id[folder.name], name)
+                await anyio.sleep(0.02)
+        return 0
+
+    def _kill_in(self, folder: Path, known: Known, name: str) -> int:
         try:
             pid = int((folder / name).read_text().split()[0])
             if str(folder.parent.name) not in Path(f"/proc/{pid}/cmdline").read_text() and name == "shim.pid":
                 return 0
-            known = by_id[folder.name]
             known.hurt = True
             runs = known.started is True  # a shim that is killed before it serves is replaced
             os.kill(pid, signal.SIGKILL)

@@ -333,6 +333,11 @@ async def test_snapshots_over_the_wire(client: Client) -> None:
         ("base", "", snapshots_pb2.COMMITTED),
         ("look", "base", snapshots_pb2.VIEW),
     ]
+    for word, name in (("kind==view", "look"), ("parent==base", "look"), ("labels.z==2", "base")):
+        found = sn.List(snapshots_pb2.ListSnapshotsRequest(**mem, filters=[word]))
+        assert [each.name async for block in found for each in block.info] == [name], word
+    nonsense = snapshots_pb2.ListSnapshotsRequest(**mem, filters=["name=~["])
+    assert await refused(sn.List(nonsense)) is Code.INVALID_ARGUMENT
     usage = await sn.Usage(snapshots_pb2.UsageRequest(**mem, key="look"))
     assert (usage.size, usage.inodes) == (100, 1)
     base = snapshots_pb2.RemoveSnapshotRequest(**mem, key="base")
