@@ -8,32 +8,10 @@ import pytest
 
 from orlop_plugins.oci.runtime import OciRuntime
 from orlop_protos.containerd.runc.v1 import oci_pb2
-from orlopd.plugin.errors import FailedPrecondition
+from orlopd.plugin.errors import FailedPrecondition, NotFound
 from orlopd.plugin.values import TypedBytes
 from tests.runtime.conftest import Bench, events_of, topics
-
-RECORDER = """#!/bin/sh
-# The real runtime, but for what it cannot do here: that is written down, and a restore becomes a run.
-for word; do case $word in
-    checkpoint) printf '%s\\n' "$@" >{record}/checkpoint; exit 0;;
-    restore)
-        printf '%s\\n' "$@" >{record}/restore
-        while [ "$1" != restore ]; do set -- "$@" "$1"; shift; done
-        shift
-        bundle= pid= id= detach=
-        while [ $# -gt 0 ]; do case $1 in
-            --root) root=$2; shift 2;;
-            --log|--log-format) shift 2;;
-            --bundle) bundle=$2; shift 2;;
-            --pid-file) pid=$2; shift 2;;
-            --image-path|--work-path) shift 2;;
-            --detach|--no-subreaper) shift;;
-            *) id=$1; shift;;
-        esac; done
-        exec runc --root "$root" run --detach --bundle "$bundle" --pid-file "$pid" "$id";;
-esac; done
-exec runc "$@"
-"""
+from tests.support.criu import recorder
 
 
 async def test_the_real_runtime_says_what_it_lacks(bench: Bench, runtime: OciRuntime, tmp_path: Path) -> None:
@@ -47,10 +25,7 @@ async def test_the_real_runtime_says_what_it_lacks(bench: Bench, runtime: OciRun
 
 
 async def test_a_checkpoint_is_asked_for_and_restored_from(bench: Bench, tmp_path: Path) -> None:
-    recorder = tmp_path / "recorder"
-    recorder.write_text(RECORDER.replace("{record}", str(tmp_path)))
-    recorder.chmod(0o755)
-    bench.binary = str(recorder)
+    bench.binary = str(recorder(tmp_path))
     image = tmp_path / "image"
     image.mkdir()
     async with bench.open() as runtime:
@@ -81,3 +56,20 @@ async def test_a_checkpoint_is_asked_for_and_restored_from(bench: Bench, tmp_pat
         assert (await again.wait()).code == 137
         await again.delete()
         assert topics(await events_of(again)) == ["create", "start", "exit", "delete"]
+
+
+async def test_a_restore_that_nobody_started_can_be_killed(bench: Bench, tmp_path: Path) -> None:
+    bench.binary = str(recorder(tmp_path))
+    async with bench.open() as runtime:
+        spec = bench.spec("a", "sleep", "1000")
+        object.__setattr__(spec, "checkpoint", str(tmp_path))
+        task = await runtime.create(spec)
+        with pytest.raises(FailedPrecondition, match="not created"):
+            await task.kill(15)
+        await task.kill(9, all=True)
+        assert (await task.wait()).code == 137
+        with pytest.raises(NotFound):
+            await task.kill(9)
+        await task.delete()
+        assert topics(await events_of(task)) == ["create", "exit", "delete"]
+        assert not (tmp_path / "restore").exists()

@@ -9,6 +9,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
+from orlopd.core.checkpoints import Checkpoints
 from orlopd.core.containers import Containers
 from orlopd.core.events import EventBus
 from orlopd.core.scope import Scope
@@ -83,7 +84,9 @@ class House:
 
     def tasks(self) -> Tasks:
         runtimes = {"pretended": cast("Runtime", self.runtime)}
-        return Tasks(runtimes, cast("Containers", Records()), self.bus, state=self.state)
+        nothing = cast("Any", None)
+        checkpoints = Checkpoints(nothing, nothing, self.state.parent / "checkpoints")
+        return Tasks(runtimes, cast("Containers", Records()), checkpoints, self.bus, state=self.state)
 
     async def published(self, count: int) -> list[str]:
         with anyio.fail_after(5):

@@ -13,6 +13,7 @@ from . import platforms
 from .archive import Archiver
 from .build import Builder
 from .check import Checker
+from .checkpoints import Checkpoints
 from .containers import Containers
 from .content import Content, Sharing
 from .diffs import Diffs
@@ -99,7 +100,11 @@ class Core:
                 journal_bytes=settings.journal_bytes,
             ) as store,
             Tasks(
-                parts.runtimes, store.containers, store.events, state=settings.state / "core-tasks"
+                parts.runtimes,
+                store.containers,
+                Checkpoints(store.content, store.diffs, settings.root / "checkpoints"),
+                store.events,
+                state=settings.state / "core-tasks",
             ) as tasks,
             anyio.create_task_group() as group,
         ):

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import anyio.to_thread
 
-from orlopd.plugin.content import ArrivingBlob
+from orlopd.plugin.content import ArrivingBlob, BlobReader
 from orlopd.plugin.diff import Differ, ParticularDiffer, Progress
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
 from orlopd.plugin.files import sync_filesystem
@@ -91,6 +91,17 @@ class Diffs:
         if sync:
             await anyio.to_thread.run_sync(_sync, mounts)
         return applied
+
+    async def unpack(self, blob: BlobReader, mounts: Sequence[Mount]) -> int:
+        """Unpack a plain or compressed tar that is no layer; the bytes of files written.
+
+        :raises OrlopError: as :meth:`orlopd.plugin.diff.Differ.unpack_tar`
+        :raises Unimplemented: no differ is there that does so
+        """
+        for differ in self._differs:
+            if not isinstance(differ, RemoteDiffer):
+                return await differ.unpack_tar(blob, mounts)
+        raise Unimplemented("no differ is there to unpack with", reason="NO_DIFFER")
 
     async def follows(self, media_type: str, mounts: Sequence[Mount]) -> bool:
         """Whether a layer can be applied while it comes. :raises Unimplemented: no differ handles it"""

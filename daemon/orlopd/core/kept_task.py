@@ -21,14 +21,21 @@ from orlopd.plugin.values import TypedBytes
 
 
 class KeptTask:
-    """Passes every call on. ``deleted`` is awaited when the main process was deleted."""
+    """Passes every call on. ``started`` and ``deleted`` are awaited when the main process was."""
 
-    def __init__(self, task: Task, runtime: str, deleted: Callable[[KeptTask], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        runtime: str,
+        deleted: Callable[[KeptTask], Awaitable[None]],
+        started: Callable[[KeptTask], Awaitable[None]],
+    ) -> None:
         self.runtime = runtime
         self.published = anyio.Event()
         """Set when all that the task did is published."""
         self._task = task
         self._deleted = deleted
+        self._started = started
 
     @property
     def namespace(self) -> str:
@@ -39,7 +46,11 @@ class KeptTask:
         return self._task.id
 
     async def start(self, exec_id: str = "") -> int:
-        return await self._task.start(exec_id)
+        pid = await self._task.start(exec_id)
+        if not exec_id:
+            with anyio.CancelScope(shield=True):
+                await self._started(self)
+        return pid
 
     async def exec(self, spec: ExecSpec) -> None:
         await self._task.exec(spec)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,8 +18,9 @@ from anyio.abc import TaskGroup
 from orlopd.plugin import Runtime
 from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound
 from orlopd.plugin.runtime import Stdio, Task, TaskEvent, TaskSpec
-from orlopd.plugin.values import Container, Event, Mount, TypedBytes
+from orlopd.plugin.values import Container, Descriptor, Event, Mount, TypedBytes
 
+from .checkpoints import Checkpoints
 from .containers import Containers
 from .events import EventBus
 from .identifiers import check_identifier, check_namespace
@@ -40,11 +42,18 @@ class Tasks:
     """
 
     def __init__(
-        self, runtimes: Mapping[str, Runtime], containers: Containers, events: EventBus, *, state: Path
+        self,
+        runtimes: Mapping[str, Runtime],
+        containers: Containers,
+        checkpoints: Checkpoints,
+        events: EventBus,
+        *,
+        state: Path,
     ) -> None:
         """:param state: a folder of this class's own, which a reboot may empty"""
         self._runtimes = runtimes
         self._containers = containers
+        self._checkpoints = checkpoints
         self._events = events
         self._state = state
         self._kept: dict[_Key, KeptTask] = {}
@@ -74,6 +83,7 @@ class Tasks:
                 marks = _Marks(self._state, task.namespace, task.id)
                 self._keep(task, name, marks, await to_thread.run_sync(marks.load))
         await to_thread.run_sync(_sweep, self._state, set(self._kept))
+        await self._checkpoints.sweep(set(self._kept))
 
     async def create(
         self,
@@ -83,7 +93,7 @@ class Tasks:
         rootfs: Sequence[Mount] = (),
         stdio: Stdio = _NO_STDIO,
         options: TypedBytes | None = None,
-        checkpoint: str = "",
+        checkpoint: str | Descriptor = "",
         bundle: str = "",
         runtime: str = "",
         spec: bytes = b"",
@@ -91,6 +101,7 @@ class Tasks:
         """Make the task of a container.
 
         :param options: the runtime's; the container's own when missing or empty
+        :param checkpoint: a folder or a blob to restore from
         :param runtime: the runtime's name instead of the container's
         :param spec: an OCI runtime spec instead of the container's
         :raises NotFound: there is no such container or runtime
@@ -106,24 +117,32 @@ class Tasks:
         if options is None or not options.value:
             options = container.runtime_options
         marks = _Marks(self._state, scope.namespace, container_id)
+        spec = spec or _spec_of(container, bundle)
         self._making.add(key)
         try:
-            task = await chosen.create(
-                TaskSpec(
-                    namespace=scope.namespace,
-                    id=container_id,
-                    spec=spec or _spec_of(container, bundle),
-                    rootfs=rootfs,
-                    stdio=stdio,
-                    options=options,
-                    checkpoint=checkpoint,
-                    bundle=bundle,
-                    runtime=name,
+            async with self._laid_out(scope, container_id, checkpoint) as folder:
+                task = await chosen.create(
+                    TaskSpec(
+                        namespace=scope.namespace,
+                        id=container_id,
+                        spec=spec,
+                        rootfs=rootfs,
+                        stdio=stdio,
+                        options=options,
+                        checkpoint=folder,
+                        bundle=bundle,
+                        runtime=name,
+                    )
                 )
-            )
             return self._keep(task, name, marks, 0)
         finally:
             self._making.discard(key)
+
+    async def checkpoint(
+        self, scope: Scope, task: Task, options: TypedBytes | None, config: bytes
+    ) -> Sequence[Descriptor]:
+        """Checkpoint a task into the content store; see :meth:`.checkpoints.Checkpoints.save`."""
+        return await self._checkpoints.save(scope, task, options, config)
 
     async def get(self, scope: Scope, id: str) -> Task:
         """The task of a container. :raises NotFound: there is none"""
@@ -153,14 +172,25 @@ class Tasks:
             ) from error
 
     def _keep(self, task: Task, runtime: str, marks: _Marks, seen: int) -> KeptTask:
-        kept = KeptTask(task, runtime, self._forget)
+        kept = KeptTask(task, runtime, self._forget, self._started)
         self._kept[task.namespace, task.id] = kept
         assert self._group is not None
         self._group.start_soon(self._pump, kept, marks, seen)
         return kept
 
+    def _laid_out(
+        self, scope: Scope, id: str, checkpoint: str | Descriptor
+    ) -> AbstractAsyncContextManager[str]:
+        if isinstance(checkpoint, Descriptor):
+            return self._checkpoints.laid_out(scope, id, checkpoint)
+        return contextlib.nullcontext(checkpoint)
+
+    async def _started(self, kept: KeptTask) -> None:
+        await self._checkpoints.forget(kept.namespace, kept.id)
+
     async def _forget(self, kept: KeptTask) -> None:
         """A task was deleted: what it did last is published before whoever deleted it learns so."""
+        await self._checkpoints.forget(kept.namespace, kept.id)
         with anyio.move_on_after(_LAST_EVENTS):
             await kept.published.wait()
         if self._kept.get((kept.namespace, kept.id)) is kept:

@@ -15,10 +15,17 @@ from orlop_protos.containerd.types import metrics_pb2
 from orlop_protos.containerd.v1.types import task_pb2
 from orlopd.core.core import Core
 from orlopd.core.filters import Adaptor, parse
-from orlopd.plugin.errors import InvalidArgument, NotFound, OrlopError, Unimplemented
+from orlopd.plugin.errors import InvalidArgument, NotFound, OrlopError
 from orlopd.plugin.runtime import ExecSpec, Exit, ProcessStatus, Stdio, Task, TaskState
 from orlopd.plugin.values import now
-from orlopd.services.convert import from_any, from_mounts, to_any, to_timestamp
+from orlopd.services.convert import (
+    from_any,
+    from_descriptor,
+    from_mounts,
+    to_any,
+    to_descriptor,
+    to_timestamp,
+)
 from orlopd.services.scope import scope_of
 
 log = logging.getLogger("orlopd.tasks")
@@ -46,19 +53,16 @@ class TasksService(tasks_pb2_grpc.TasksServicer):
 
     async def Create(self, request: Any, context: Any) -> tasks_pb2.CreateTaskResponse:
         scope = scope_of(context)
-        if request.HasField("checkpoint"):
-            raise Unimplemented(
-                "restoring from a checkpoint image is not supported yet: not implemented",
-                hint="restore from a directory with criu_image_path in the task's options",
-            )
         options = from_any(request.options) if request.HasField("options") else None
+        checkpoint = _image_path(request.options, oci_pb2.Options, "criu_image_path")
+        blob = from_descriptor(request.checkpoint) if request.HasField("checkpoint") else ""
         task = await self._tasks.create(
             scope,
             request.container_id,
             rootfs=from_mounts(request.rootfs),
             stdio=_stdio(request),
             options=options,
-            checkpoint=_image_path(request.options, oci_pb2.Options, "criu_image_path"),
+            checkpoint=checkpoint or blob,
             runtime=request.runtime_path,
         )
         status = await task.status()
@@ -136,14 +140,16 @@ class TasksService(tasks_pb2_grpc.TasksServicer):
 
     async def Checkpoint(self, request: Any, context: Any) -> tasks_pb2.CheckpointTaskResponse:
         task = await self._task(request, context)
+        options = from_any(request.options)
         path = _image_path(request.options, oci_pb2.CheckpointOptions, "image_path")
-        if not path:
-            raise Unimplemented(
-                "a checkpoint into the content store is not supported yet: not implemented",
-                hint="name a directory with image_path in the options (ctr: --image-path)",
-            )
-        await task.checkpoint(path, from_any(request.options))
-        return tasks_pb2.CheckpointTaskResponse()
+        if path:
+            await task.checkpoint(path, options)
+            return tasks_pb2.CheckpointTaskResponse()
+        scope = scope_of(context)
+        container = await self._containers.get(scope, task.id)
+        spec = to_any(container.spec) or any_pb2.Any()
+        made = await self._tasks.checkpoint(scope, task, options, spec.SerializeToString())
+        return tasks_pb2.CheckpointTaskResponse(descriptors=map(to_descriptor, made))
 
     async def Update(self, request: Any, context: Any) -> empty_pb2.Empty:
         task = await self._task(request, context)

@@ -170,6 +170,8 @@ class Container:
     async def kill(self, exec_id: str, number: int, all: bool) -> None:
         """Send a signal to a process, or to all of the container."""
         process = self.process(exec_id)
+        if process is self.main and number == signals.SIGKILL and await self._give_up_restore():
+            return
         if process.state is TaskState.RUNNING and number != signals.SIGKILL:
             is_exec = process is not self.main
             begun = Begun.of_exec(process.pid, self.runc.binary) if is_exec else self._begun
@@ -305,9 +307,7 @@ class Container:
     async def _end_created(self) -> None:
         if self.main.state is not TaskState.CREATED:
             return
-        if not self.main.pid:  # a checkpoint that was never restored
-            self.main.finish(Ended(0, datetime.now(UTC)))
-            self.main.announce()
+        if await self._give_up_restore():
             return
         with contextlib.suppress(NotFound):
             self.main.signal(signals.SIGKILL)
@@ -316,6 +316,30 @@ class Container:
                 await self.main.wait()
         except TimeoutError as error:
             raise FailedPrecondition("the container's process does not end though it was killed") from error
+
+    async def _give_up_restore(self) -> bool:
+        """End a main process that was to be restored and never was; whether it was one."""
+        if self._restore is None or self.main.pid or self.main.state is not TaskState.CREATED:
+            return False
+        async with self.main.starting:
+            if self.main.pid or self.main.state is not TaskState.CREATED:
+                return False
+            ended = Ended(128 + signals.SIGKILL, datetime.now(UTC))
+            self._note_end(self.main, ended)
+            return True
+
+    def _note_end(self, process: Process, ended: Ended, reason: str = "") -> None:
+        process.finish(ended, reason)
+        self._journal.add(
+            events.TaskExit(
+                container_id=self.id,
+                id=process.exec_id or self.id,
+                pid=process.pid,
+                exit_status=ended.code,
+                exited_at=to_timestamp(ended.at),
+            )
+        )
+        process.announce()
 
     async def _launch(self, command: str, extra: Sequence[str], what: str) -> None:
         """Run the runtime's create or restore, and take over the process and its streams."""
@@ -371,17 +395,7 @@ class Container:
                 await self._main_is_ending()
                 if ended.code == 128 + signals.SIGKILL and self._oom is not None and self._oom.kills:
                     reason = "killed by the kernel: out of memory"
-            process.finish(ended, reason)
-            self._journal.add(
-                events.TaskExit(
-                    container_id=self.id,
-                    id=process.exec_id or self.id,
-                    pid=process.pid,
-                    exit_status=ended.code,
-                    exited_at=to_timestamp(ended.at),
-                )
-            )
-            process.announce()
+            self._note_end(process, ended, reason)
 
     async def _main_is_ending(self) -> None:
         """Execs end before the container does; without a pid namespace of its own they must be killed."""

@@ -1,0 +1,135 @@
+"""Checkpoints as content: what CRIU wrote as one blob, and back into a folder for a restore.
+
+ROOT/checkpoints/NAMESPACE/ID      what a task is restored from, until it has started or is deleted
+ROOT/checkpoints/.HEX              what is being written
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from anyio import to_thread
+
+from orlopd.plugin.errors import FailedPrecondition, InvalidArgument
+from orlopd.plugin.files import remove_tree
+from orlopd.plugin.runtime import Task
+from orlopd.plugin.values import Descriptor, Mount, TypedBytes
+
+from .content import Content
+from .diffs import Diffs
+from .identifiers import quoted
+from .scope import Scope
+from .shield import shielded
+
+CRIU = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
+CONFIG = "application/vnd.containerd.container.checkpoint.config.v1+proto"
+_TAR = "application/vnd.oci.image.layer.v1.tar"
+
+
+class Checkpoints:
+    """Takes checkpoints of tasks into the content store, and lays them out for the runtime."""
+
+    def __init__(self, content: Content, diffs: Diffs, folder: Path) -> None:
+        """:param folder: of this class's own, on a disk with room for a container's memory"""
+        self._content = content
+        self._diffs = diffs
+        self._folder = folder
+        self._laid: set[tuple[str, str]] = set()
+
+    async def save(
+        self, scope: Scope, task: Task, options: TypedBytes | None, config: bytes
+    ) -> tuple[Descriptor, Descriptor]:
+        """Checkpoint a task into the content store.
+
+        :param options: the runtime's
+        :param config: the container's spec as a client wants to read it again
+        :returns: the checkpoint and the config. Nothing but the scope's lease keeps them
+        :raises OrlopError: as :meth:`orlopd.plugin.runtime.Task.checkpoint`, and as writing content does
+        """
+        folder = self._folder / f".{os.urandom(8).hex()}"
+        try:
+            await to_thread.run_sync(_make, folder)
+            await task.checkpoint(str(folder), options)
+            tar = await self._diffs.diff(scope, (), [_bind(folder)], media_type=_TAR)
+        finally:
+            with shielded():
+                await to_thread.run_sync(remove_tree, folder)
+        info = await self._content.add_blob(scope, f"checkpoint-config-{os.urandom(8).hex()}", config)
+        return replace(tar, media_type=CRIU), Descriptor(CONFIG, info.digest, info.size)
+
+    @asynccontextmanager
+    async def laid_out(self, scope: Scope, id: str, checkpoint: Descriptor) -> AsyncGenerator[str]:
+        """Unpack a checkpoint for a task that is being made; the folder stays if it was.
+
+        :raises InvalidArgument: it is no checkpoint, or a hostile one
+        :raises NotFound: the namespace does not have the blob
+        """
+        if checkpoint.media_type != CRIU:
+            raise InvalidArgument(
+                f"unsupported checkpoint type {quoted(checkpoint.media_type)}: invalid argument",
+                hint=f"a task is restored from {CRIU}",
+            )
+        folder = self._folder / scope.namespace / id
+        try:
+            self._laid.add((scope.namespace, id))
+            await to_thread.run_sync(_make_anew, folder)
+            async with await self._content.open(scope, checkpoint.digest) as blob:
+                if checkpoint.size and blob.size != checkpoint.size:
+                    raise FailedPrecondition(
+                        f"checkpoint {checkpoint.digest} has {blob.size} bytes, "
+                        f"its descriptor says {checkpoint.size}",
+                        reason="SIZE_MISMATCH",
+                    )
+                await self._diffs.unpack(blob, [_bind(folder)])
+            yield str(folder)
+        except BaseException:
+            with shielded():
+                await self.forget(scope.namespace, id)
+            raise
+
+    async def forget(self, namespace: str, id: str) -> None:
+        """Remove what a task was to be restored from, if there is anything."""
+        if (namespace, id) in self._laid:
+            await to_thread.run_sync(_remove, self._folder / namespace / id)
+            self._laid.discard((namespace, id))
+
+    async def sweep(self, kept: Collection[tuple[str, str]]) -> None:
+        """Remove what an earlier daemon left, except for the tasks ``kept``, by namespace and id."""
+
+        def sweep() -> None:
+            for folder in self._folder.glob(".*"):
+                remove_tree(folder)
+            for folder in self._folder.glob("[!.]*/*"):
+                key = folder.parent.name, folder.name
+                if key in kept:
+                    self._laid.add(key)
+                else:
+                    _remove(folder)
+
+        await to_thread.run_sync(sweep)
+
+
+def _make(folder: Path) -> None:
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
+
+
+def _make_anew(folder: Path) -> None:
+    remove_tree(folder)
+    folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make(folder)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        remove_tree(folder)
+        with suppress(OSError):
+            folder.parent.rmdir()
+
+
+def _bind(folder: Path) -> Mount:
+    return Mount("bind", str(folder), options=("rbind", "rw"))
