@@ -8,6 +8,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -121,3 +122,26 @@ def test_a_wanted_status_of_stopped_lets_go_of_a_container(daemon: Daemon, name:
     time.sleep(1)
     assert _inspect(daemon, name)["state"] == "stopped"
     assert _inspect(daemon, name)["restarts"] == 0
+
+
+def test_the_events_of_restarts_tell_of_growing_pauses(daemon: Daemon, name: str) -> None:
+    """Each run begins after the end of the one before, and not before its pause is over."""
+    _run(daemon, name, "on-failure:3", "false")
+    _until(lambda: _inspect(daemon, name)["restarts"] == 3 and _inspect(daemon, name)["state"] == "stopped")
+    container = _inspect(daemon, name)["id"]
+    said = daemon.must(daemon.orlop("events", "--since", "1m", "--until", "0s", "--output", "json"))
+    events = [event for event in map(json.loads, said.splitlines()) if event["topic"].startswith("/tasks/")]
+    mine = [event for event in events if _field(event, "container_id") == container]
+    assert [event["topic"].removeprefix("/tasks/") for event in mine] == [
+        *("create", "start", "exit"),
+        *("delete", "create", "start", "exit") * 3,
+    ]
+    ends = [datetime.fromisoformat(event["at"]) for event in mine if event["topic"] == "/tasks/exit"]
+    starts = [datetime.fromisoformat(event["at"]) for event in mine if event["topic"] == "/tasks/start"]
+    pauses = [(start - end).total_seconds() for start, end in zip(starts[1:], ends, strict=False)]
+    assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True)), pauses
+
+
+def _field(event: dict[str, Any], name: str) -> Any:
+    found = event["event"] or {}
+    return found.get(name) or found.get("containerId")

@@ -19,6 +19,7 @@ import grpc.aio
 import pytest
 from anyio import to_thread
 
+from orlop_plugins.oci.client import GrpcClient, TtrpcShimClient
 from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.runtime import OciRuntime
 from orlop_plugins.oci.shims import inner_address
@@ -601,3 +602,25 @@ async def test_a_shim_is_told_which_of_its_events_it_need_not_keep(
     assert told[0] == 0
     assert told == sorted(set(told)), "each says what was handled since"
     assert told[-1] >= len(found) - 2
+
+
+@pytest.mark.parametrize("protocol", ["ttrpc", "grpc"])
+async def test_a_shim_tells_who_it_is_and_does_not_shut_down_under_a_container(
+    bench: Bench, runtime: OciRuntime, protocol: str
+) -> None:
+    made = await runtime.create(bench.spec("a", "sleep", "100"))
+    pid = await made.start()
+    address = json.loads((bench.folder("a") / "task.json").read_bytes())["address"]
+    client = GrpcClient(address) if protocol == "grpc" else TtrpcShimClient(address)
+    try:
+        found, _ = await client.ask("Connect", shim_task.ConnectRequest(id="a"), 10)
+        assert (found.shim_pid, found.task_pid) == (bench.shim_pid("a"), pid)
+        assert found.version
+        await client.ask("Shutdown", shim_task.ShutdownRequest(id="a"), 10)
+        found, _ = await client.ask("Connect", shim_task.ConnectRequest(id="a"), 10)
+        assert found.task_pid == pid
+    finally:
+        await client.close()
+    await made.kill(signal.SIGKILL)
+    await made.wait()
+    await made.delete()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from orlopd.core.scope import Scope
 from orlopd.plugin.errors import InvalidArgument, OrlopError
@@ -23,6 +24,11 @@ POLICY_LABEL = "containerd.io/restart.policy"
 STATUS_LABEL = "containerd.io/restart.status"
 COUNT_LABEL = "containerd.io/restart.count"
 STOPPED_LABEL = "containerd.io/restart.explicitly-stopped"
+
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 60.0
+HEALTHY = 10.0
+"""Seconds after which a container counts as having started well."""
 
 
 class When(enum.Enum):
@@ -99,6 +105,18 @@ def count_of(container: Container) -> int:
     """How often in a row it was started again."""
     text = container.labels.get(COUNT_LABEL, "0")
     return int(text) if text.isdecimal() else 0
+
+
+def delay_before(count: int) -> float:
+    """Seconds to wait before a container is started again that was so ``count`` times in a row."""
+    return min(FIRST_DELAY * 2 ** min(count, 20), LONGEST_DELAY)
+
+
+def ran_well(started_at: datetime | None, ended_at: datetime | None) -> bool:
+    """Whether a run was long enough for its end not to count among failures in a row."""
+    if started_at is None or ended_at is None:
+        return False
+    return (ended_at - started_at).total_seconds() >= HEALTHY
 
 
 async def note_stop(context: Context, scope: Scope, container: Container, *, stopped: bool) -> None:

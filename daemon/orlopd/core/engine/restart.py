@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 import anyio
 from anyio import to_thread
@@ -13,24 +14,36 @@ from orlopd.plugin.runtime import TaskState
 
 from .context import Context
 from .find import Finder
-from .policy import COUNT_LABEL, STOPPED_LABEL, When, count_of, policy_of, set_labels
+from .policy import (
+    COUNT_LABEL,
+    STOPPED_LABEL,
+    When,
+    count_of,
+    delay_before,
+    policy_of,
+    ran_well,
+    set_labels,
+)
 from .processes import Processes
 from .record import name_of
 
 log = logging.getLogger("orlopd.engine")
 
-_FIRST_DELAY = 0.1
-_LONGEST_DELAY = 60.0
-_HEALTHY = 10.0  # seconds after which a container counts as having started well
-
 
 class Restarts:
     """Starts containers again. What it does is cancelled with the supervisor that calls it."""
 
-    def __init__(self, context: Context, finder: Finder, processes: Processes) -> None:
+    def __init__(
+        self,
+        context: Context,
+        finder: Finder,
+        processes: Processes,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
         self._context = context
         self._finder = finder
         self._processes = processes
+        self._sleep = sleep
         self._under_way: set[tuple[str, str]] = set()
         self._again: set[tuple[str, str]] = set()
 
@@ -42,8 +55,10 @@ class Restarts:
             return
         self._under_way.add(key)
         try:
-            while await self._once(scope, id, starting=starting) or key in self._again:
-                starting = starting and key not in self._again
+            ended = True
+            while await self._once(scope, id, starting=starting, ended=ended) or key in self._again:
+                ended = key in self._again
+                starting = starting and not ended
                 self._again.discard(key)
         except NotFound:
             pass  # removed
@@ -51,13 +66,19 @@ class Restarts:
             self._under_way.discard(key)
             self._again.discard(key)
 
-    async def _once(self, scope: Scope, id: str, *, starting: bool) -> bool:
-        """Whether to look again: it was to be started, and could not be."""
+    async def _once(self, scope: Scope, id: str, *, starting: bool, ended: bool) -> bool:
+        """Whether to look again: it was to be started, and could not be.
+
+        :param ended: it has run since the last attempt. A run that went well begins the count anew, but not
+            for every attempt after it
+        """
+        if ended:
+            await self._judge(scope, id)
         if not await self._is_wanted(scope, id, starting=starting):
             return False
         count = count_of(await self._context.containers.get(scope, id))
         if not starting:
-            await anyio.sleep(min(_FIRST_DELAY * 2 ** min(count, 20), _LONGEST_DELAY))
+            await self._sleep(delay_before(count))
         if not await self._is_wanted(scope, id, starting=starting):
             return False  # somebody was faster, or does not want it any more
         container = await self._context.containers.get(scope, id)
@@ -72,6 +93,18 @@ class Restarts:
             log.warning("container %s could not be started again: %s", name_of(container), error)
             return not starting or policy_of(container).when is not When.ON_FAILURE
 
+    async def _judge(self, scope: Scope, id: str) -> None:
+        """Begin to count anew after a run that went well."""
+        container = await self._context.containers.get(scope, id)
+        if not count_of(container):
+            return
+        task = await self._finder.task(scope, container)
+        status = await task.status() if task else None
+        life = await to_thread.run_sync(self._context.folders.life, scope.namespace, id)
+        end = status.exit if status is not None else life.exit
+        if ran_well(life.started_at, end.at if end else None):
+            await set_labels(self._context, scope, container, {COUNT_LABEL: "0"})
+
     async def _is_wanted(self, scope: Scope, id: str, *, starting: bool) -> bool:
         container = await self._context.containers.get(scope, id)
         policy = policy_of(container)
@@ -85,8 +118,6 @@ class Restarts:
         if status is not None and status.state is not TaskState.STOPPED:
             return False
         ended = status.exit if status is not None else life.exit
-        if life.started_at and ended and (ended.at - life.started_at).total_seconds() >= _HEALTHY:
-            container = await set_labels(self._context, scope, container, {COUNT_LABEL: "0"})
         return policy.wants(
             failed=ended is None or ended.code != 0,
             stopped=container.labels.get(STOPPED_LABEL) == "true",
