@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from orlop_protos.orlop.engine.v1 import shims_pb2, shims_pb2_grpc
+from orlopd.plugin import mount
+from orlopd.plugin.values import Mount
 from tests.support.daemon import Daemon, eventually
 
 
@@ -87,22 +91,61 @@ def test_a_container_without_one_is_an_error(daemon: Daemon, image: str) -> None
     daemon.must(daemon.orlop("rm", "idle"))
 
 
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Files and folders that are wrong in some way, by the word that stands for each."""
+    made = {name: str(tmp_path / name) for name in ("UNKNOWN", "STRICT", "READONLY", "SCRIPT")}
+    (tmp_path / "UNKNOWN").write_text('{"defaultAction": "SCMP_ACT_NONE"}')
+    (tmp_path / "STRICT").write_text('{"defaultAction": "SCMP_ACT_ERRNO"}')
+    (tmp_path / "SCRIPT").write_text("#!/bin/sh\necho no runtime\n")
+    (tmp_path / "SCRIPT").chmod(0o755)
+    root = tmp_path / "READONLY"
+    (root / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/true")
+    for name in ("proc", "dev", "sys", "etc"):
+        (root / name).mkdir()
+    mount.mount(Mount("bind", str(root), options=("bind", "ro")), root)
+    yield made
+    mount.unmount(root)
+
+
 @pytest.mark.parametrize(
-    ("options", "command", "cause"),
+    ("options", "command", "cause", "hint"),
     [
-        ((), "nosuch-program", "nosuch-program"),
-        (("--sysctl", "net.ipv4.nosuch=1"), "true", "net/ipv4/nosuch"),
-        (("--cpuset-cpus", "4000-4001"), "true", "cpuset"),
+        ((), "nosuch-program", "nosuch-program", "no program 'nosuch-program'"),
+        ((), "/etc/passwd", "permission denied", "'/etc/passwd' cannot be executed"),
+        (("--sysctl", "net.ipv4.nosuch=1"), "true", "net/ipv4/nosuch", "no setting net.ipv4.nosuch"),
+        (("-v", "/etc/hostname:/bin"), "true", "not a directory", "mount a file on a file"),
+        (("-w", "/bin/busybox/x"), "true", "not a directory", "the working directory"),
+        (("--security-opt", "seccomp=UNKNOWN"), "true", "SCMP_ACT_NONE", "the seccomp profile"),
+        (
+            ("--security-opt", "seccomp=STRICT"),
+            "true",
+            "ended with code",
+            "its seccomp profile is too strict",
+        ),
+        (("--rootfs", "READONLY", "-v", "/etc:/no"), "/bin/true", "read-only file system", "read-only root"),
+        (("--runtime", "SCRIPT"), "true", "told of no process", "no OCI runtime"),
+        (("--cgroup-conf", "memory.high=1M"), "true", "unified", "--cgroup-conf is for version 2"),
     ],
 )
 def test_what_a_runtime_refuses_has_a_cause_a_hint_and_a_log_that_is_there(
-    daemon: Daemon, image: str, options: tuple[str, ...], command: str, cause: str
+    daemon: Daemon,
+    image: str,
+    places: dict[str, str],
+    options: tuple[str, ...],
+    command: str,
+    cause: str,
+    hint: str,
 ) -> None:
-    done = daemon.orlop("run", "--rm", *options, "probe", command)
+    words = [re.sub("|".join(places), lambda found: places[found[0]], word) for word in options]
+    from_image = [] if "--rootfs" in options else ["probe"]
+    done = daemon.orlop("run", "--rm", *words, *from_image, command)
     said = done.stderr.decode()
     assert done.returncode
     assert cause in said
-    hint = next(line for line in said.splitlines() if line.startswith("hint: "))
-    log = Path(hint.rpartition("the shim's log is ")[2])
+    told = next(line for line in said.splitlines() if line.startswith("hint: "))
+    assert hint in told
+    log = Path(told.rpartition("the shim's log is ")[2])
     assert cause in log.read_text()
     assert log.parent.stat().st_mode & 0o077 == 0, "it may tell what a container was given"

@@ -25,8 +25,10 @@ from orlopd.core.oci import (
     SpecRlimit,
     build_spec,
 )
+from orlopd.core.oci.machine import Machine
+from orlopd.core.oci.resources import build_resources
 from orlopd.core.oci.seccomp import default_profile
-from orlopd.core.oci.security import apparmor_profile, parse_seccomp
+from orlopd.core.oci.security import apparmor_profile, build_rlimits, parse_seccomp
 from orlopd.core.spec_changes import SpecChange, changes
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -48,15 +50,26 @@ def mounts(spec: Any) -> dict[str, Any]:
 # --- Limits
 
 
-def test_every_limit_is_where_the_specification_has_it() -> None:
-    limits = build(
-        resources=Resources(
-            memory_bytes=64 << 20, memory_swap_bytes=128 << 20, memory_reservation_bytes=32 << 20, pids=50,
-            cpu_shares=512, cpu_quota=20_000, cpu_period=50_000, cpuset_cpus="0-1,3", cpuset_mems="0",
-            block_weight=300, huge_pages={"2MB": 4 << 20}, unified={"memory.high": "60M"},
-            device_rules=("c 10:200 rwm", "b *:* r"),
-        )
-    )["linux"]["resources"]  # fmt: skip
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """One with four processors, one of them off, and two sizes of huge pages."""
+    for name, text in (("cpu/online", "0-1,3"), ("node/has_memory", "0")):
+        path = tmp_path / "devices/system" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{text}\n")
+    for size in (2048, 1048576):
+        (tmp_path / f"kernel/mm/hugepages/hugepages-{size}kB").mkdir(parents=True)
+    return Machine(tmp_path)
+
+
+def test_every_limit_is_where_the_specification_has_it(machine: Machine) -> None:
+    wanted = Resources(
+        memory_bytes=64 << 20, memory_swap_bytes=128 << 20, memory_reservation_bytes=32 << 20, pids=50,
+        cpu_shares=512, cpu_quota=20_000, cpu_period=50_000, cpuset_cpus="0-1,3", cpuset_mems="0",
+        block_weight=300, huge_pages={"2MB": 4 << 20}, unified={"memory.high": "60M"},
+        device_rules=("c 10:200 rwm", "b *:* r"),
+    )  # fmt: skip
+    limits: Any = build_resources(wanted, machine)
     assert limits["memory"] == {"limit": 64 << 20, "swap": 128 << 20, "reservation": 32 << 20}
     assert limits["cpu"] == {"shares": 512, "quota": 20_000, "period": 50_000, "cpus": "0-1,3", "mems": "0"}
     assert limits["pids"] == {"limit": 50}
@@ -67,6 +80,40 @@ def test_every_limit_is_where_the_specification_has_it() -> None:
         {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"},
         {"allow": True, "type": "b", "access": "r"},
     ]
+
+
+def test_all_of_a_machines_processors_may_be_asked_for_and_no_more(machine: Machine) -> None:
+    assert build_resources(Resources(nano_cpus=3 * 10**9), machine).get("cpu") == {
+        "quota": 300_000,
+        "period": 100_000,
+    }
+    with pytest.raises(InvalidArgument, match=r"1000000 processors: the range is from 0\.01 to 3"):
+        build_resources(Resources(nano_cpus=10**15), machine)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (Resources(nano_cpus=3_000_000_001), "the range is from 0.01 to 3"),
+        (Resources(nano_cpus=9_000_000), "0.009 processors: the range is from 0.01 to 3"),
+        (Resources(cpuset_cpus="77"), "processors 77 are not all available: this machine has 0-1,3"),
+        (Resources(cpuset_cpus="1-3"), "processors 1-3 are not all available"),
+        (Resources(cpuset_mems="0-1"), "memory nodes 0-1 are not all available: this machine has 0"),
+        (Resources(huge_pages={"3MB": 1}), "no huge pages of 3MB; available: 2MB, 1GB"),
+    ],
+)
+def test_what_the_machine_does_not_have_cannot_be_given(
+    machine: Machine, wanted: Resources, said: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        build_resources(wanted, machine)
+
+
+def test_more_open_files_than_the_machine_allows_are_refused() -> None:
+    most = Machine().most_files
+    assert build_rlimits([], [SpecRlimit("nofile", most, most)])
+    with pytest.raises(InvalidArgument, match=f"this machine allows {most} at most"):
+        build_rlimits([], [SpecRlimit("nofile", 10, most + 1)])
 
 
 def test_limits_of_a_block_device_name_its_numbers(tmp_path: Path) -> None:

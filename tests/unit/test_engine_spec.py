@@ -364,9 +364,9 @@ def test_two_mounts_on_one_place_are_an_error(tmp_path: Path) -> None:
 
 
 def test_limits_become_cgroup_settings() -> None:
-    limits = build(resources=Resources(64 << 20, 1_500_000_000, 32))["linux"]["resources"]
+    limits = build(resources=Resources(64 << 20, 700_000_000, 32))["linux"]["resources"]
     assert limits["memory"] == {"limit": 64 << 20}
-    assert limits["cpu"] == {"quota": 150_000, "period": 100_000}
+    assert limits["cpu"] == {"quota": 70_000, "period": 100_000}
     assert limits["pids"] == {"limit": 32}
 
 

@@ -20,11 +20,11 @@ from orlop_plugins.oci.config import OciConfig
 from orlop_plugins.oci.probe import probe
 from orlop_plugins.oci.shim.attach import signal_number
 from orlop_plugins.oci.shim.cgroups import Cgroup, groups_at, read_pairs
+from orlop_plugins.oci.shim.explain import Failure, explain, missing
 from orlop_plugins.oci.shim.logfile import LogFile, LogKeeping
 from orlop_plugins.oci.shim.metrics import measure
 from orlop_plugins.oci.shim.oom import OomWatch
 from orlop_plugins.oci.shim.restore import checkpoint_args, restore_args
-from orlop_plugins.oci.shim.runc import Failure, explain
 from orlop_protos.containerd.events import task_pb2 as events
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.io.containerd.cgroups.v2 import cgroup2_pb2
@@ -193,6 +193,59 @@ async def test_a_log_that_is_a_symlink_is_not_followed(tmp_path: Path) -> None:
 def test_what_runtimes_say_is_understood(said: str, reason: str) -> None:
     error = explain(Failure("create", 1, said), "OCI runtime create failed")
     assert (error.reason, error.message) == (reason, f"OCI runtime create failed: {said}")
+
+
+RUNC = "runc create failed: unable to start container process: "
+INIT = f"{RUNC}error during container init: "
+LIMIT = "error setting rlimit type"
+CGROUP = "error setting cgroup config for procHooks process: "
+WRITE = 'failed to write "77": write /sys/fs/cgroup'
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (f"{INIT}mkdir /bin/busybox: not a directory", "the working directory, or something on the way"),
+        (f'{INIT}error mounting "/etc" to rootfs at "/a": mount /etc:/a, flags: 0x5000: not a directory',
+         "mount a file on a file"),
+        (f'{INIT}error mounting "/etc" to rootfs at "/a": mkdir /r/a: read-only file system',
+         "cannot be made in a read-only root"),
+        (f'{INIT}error mounting "/x" to rootfs at "/a": stat /x: no such file or directory', "is not there"),
+        ("mount `/x` to `a`: No such file or directory", "is not there"),
+        (f"{INIT}error setting rlimits for ready process: {LIMIT} 7: operation not permitted",
+         "the limit nofile cannot be raised so far on this machine; /proc/sys/fs/nr_open is the most"),
+        (f"{INIT}{LIMIT} 8: operation not permitted", "the limit memlock cannot be raised"),
+        (f"{INIT}open /proc/sys/net/foo/bar: no such file or directory", "no setting net.foo.bar"),
+        (f"{INIT}write /proc/sys/net/core/somaxconn: invalid argument",
+         "does not take this value of net.core.somaxconn"),
+        ("runc create failed: string SCMP_ACT_FOO is not a valid action for seccomp", "seccomp profile"),
+        ("runc create failed: invalid configuration: cannot use unified on cgroup v1", "has version 1"),
+        (f"{RUNC}unable to apply cgroup configuration: {WRITE}/cpuset.cpus: numerical result out of range",
+         "no such processors"),
+        (f"{INIT}{CGROUP}cannot set hugetlb limit: container could not join or create cgroup",
+         "size of huge pages"),
+        (f"{INIT}{CGROUP}{WRITE}/memory/x/memory.limit_in_bytes: invalid argument",
+         "does not take this limit"),
+        (f"{INIT}error running hook #0: error running hook: exit status 1", "a hook of the container's spec"),
+        ("container with given ID already exists", "'delete' removes it"),
+        ('runc: chdir to cwd ("/x") set in config.json failed: permission denied', "may not enter"),
+        ("criu failed: type NOTIFY errno 0", "criu check"),
+        ("something that nobody has seen before", "all that it said are in the shim's log"),
+    ],
+)  # fmt: skip
+def test_what_runtimes_refuse_comes_with_what_to_do(said: str, hint: str) -> None:
+    assert hint in explain(Failure("create", 1, said), "OCI runtime create failed").hint
+
+
+def test_a_runtime_that_says_nothing_is_told_by_its_exit_code() -> None:
+    assert "'create' ended with code 3 and said nothing" in explain(Failure("create", 3, ""), "x").message
+
+
+def test_a_missing_runtime_is_told_by_how_it_was_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no program")
+    assert "apt install crun" in missing("crun").hint
+    assert "mend the path" in missing(str(tmp_path / "gone")).hint
+    assert "cannot be executed" in missing(str(tmp_path / "text")).hint
 
 
 def test_signals_have_names_and_numbers() -> None:

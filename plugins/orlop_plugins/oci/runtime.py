@@ -30,7 +30,7 @@ from .cleanup import clean_up, has, remove_empty_groups
 from .config import OciConfig
 from .folder import Folder, Record, check_id, new_address
 from .launch import Launcher
-from .shim.runc import missing
+from .shim.explain import missing
 from .shim.serve import Order
 from .shimlog import pointing
 from .shims import ShimProcess

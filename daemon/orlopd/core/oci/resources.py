@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from orlopd.plugin.errors import InvalidArgument, NotFound
 
 from .defaults import device_rules
+from .machine import Machine, numbers_of, text_of
 from .types import (
     BlockIo,
     Cpu,
@@ -65,14 +66,16 @@ class Resources:
     device_rules: tuple[str, ...] = ()
 
 
-def build_resources(wanted: Resources) -> LinuxResources:
+def build_resources(wanted: Resources, machine: Machine | None = None) -> LinuxResources:
     """The limits as a runtime takes them. Looks at the nodes of the block devices that are named.
 
+    :param machine: what there is to be limited; this one if None
     :raises InvalidArgument: a limit that makes no sense
     :raises NotFound: a block device is not there
     """
     limits = LinuxResources(devices=[*device_rules(), *map(parse_rule, wanted.device_rules)])
-    memory, cpu, block = _memory(wanted), _cpu(wanted), _block(wanted)
+    machine = machine or Machine()
+    memory, cpu, block = _memory(wanted), _cpu(wanted, machine), _block(wanted)
     if memory:
         limits["memory"] = memory
     if cpu:
@@ -87,6 +90,9 @@ def build_resources(wanted: Resources) -> LinuxResources:
         for size in wanted.huge_pages:
             if not _PAGE_SIZE.fullmatch(size):
                 raise _bad(f"{size[:40]!r} is no size of huge pages: want 2MB, 1GB or the like")
+            if size not in machine.huge_pages:
+                there = ", ".join(machine.huge_pages) or "none"
+                raise _bad(f"this machine has no huge pages of {size}; available: {there}")
         limits["hugepageLimits"] = [
             HugePageLimit(pageSize=size, limit=limit) for size, limit in sorted(wanted.huge_pages.items())
         ]
@@ -132,7 +138,7 @@ def _memory(wanted: Resources) -> Memory:
     return memory
 
 
-def _cpu(wanted: Resources) -> Cpu:
+def _cpu(wanted: Resources, machine: Machine) -> Cpu:
     if min(wanted.nano_cpus, wanted.cpu_shares, wanted.cpu_period) < 0 or wanted.cpu_quota < -1:
         raise _bad("a limit cannot be negative; 0 is none")
     if wanted.nano_cpus and (wanted.cpu_quota or wanted.cpu_period):
@@ -140,8 +146,12 @@ def _cpu(wanted: Resources) -> Cpu:
     cpu = Cpu()
     if wanted.nano_cpus:
         quota = wanted.nano_cpus * CPU_PERIOD // 1_000_000_000
-        if quota < _SHORTEST_QUOTA:
-            raise _bad("less than 0.01 of a processor is not enough to run")
+        there = len(machine.cpus)
+        if quota < _SHORTEST_QUOTA or wanted.nano_cpus > there * 1_000_000_000:
+            raise _bad(
+                f"{wanted.nano_cpus / 1e9:.15g} processors: the range is from 0.01 to {there}, "
+                f"for this machine has {there}"
+            )
         cpu["quota"], cpu["period"] = quota, CPU_PERIOD
     if wanted.cpu_quota:
         if 0 < wanted.cpu_quota < _SHORTEST_QUOTA:
@@ -155,12 +165,19 @@ def _cpu(wanted: Resources) -> Cpu:
         if not 2 <= wanted.cpu_shares <= 262_144:
             raise _bad("shares of processors are 2 to 262144")
         cpu["shares"] = wanted.cpu_shares
-    for name, text in (("cpus", wanted.cpuset_cpus), ("mems", wanted.cpuset_mems)):
-        if text:
-            if not _CPUSET.fullmatch(text):
-                raise _bad(f"{text[:80]!r} is no set of processors or memory nodes: want 0-3,6")
-            cpu[name] = text
+    if wanted.cpuset_cpus:
+        cpu["cpus"] = _numbered(wanted.cpuset_cpus, machine.cpus, "processors")
+    if wanted.cpuset_mems:
+        cpu["mems"] = _numbered(wanted.cpuset_mems, machine.memory_nodes, "memory nodes")
     return cpu
+
+
+def _numbered(text: str, there: Set[int], what: str) -> str:
+    if not _CPUSET.fullmatch(text):
+        raise _bad(f"{text[:80]!r} is no set of {what}: want 0-3,6")
+    if not numbers_of(text) <= there:
+        raise _bad(f"{what} {text[:80]} are not all available: this machine has {text_of(there)}")
+    return text
 
 
 def _block(wanted: Resources) -> BlockIo:

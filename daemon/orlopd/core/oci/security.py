@@ -13,6 +13,7 @@ from typing import Any, cast
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound
 
 from .kernel import kernel_at_least
+from .machine import Machine
 from .types import Rlimit, Seccomp
 
 UNCONFINED = "unconfined"
@@ -71,6 +72,12 @@ def build_rlimits(default: Sequence[Rlimit], asked: Sequence[SpecRlimit]) -> lis
             raise InvalidArgument(
                 f"limit {each.name} begins at {each.soft}, above the {each.hard} that it may be raised to",
                 reason="BAD_LIMIT",
+            )
+        if name == "NOFILE" and hard > (most := Machine().most_files):
+            raise InvalidArgument(
+                f"limit {each.name} of {each.hard}: this machine allows {most} at most",
+                reason="BAD_LIMIT",
+                hint="raise the kernel setting fs.nr_open of the machine, or ask for less",
             )
         limits[f"RLIMIT_{name}"] = Rlimit(type=f"RLIMIT_{name}", soft=soft, hard=hard)
     return list(limits.values())

@@ -34,12 +34,13 @@ from ..wire import to_timestamp
 from .aside import aside
 from .begun import Begun
 from .cgroups import Cgroup
+from .explain import Failure, explain
 from .logfile import LogKeeping
 from .oom import OomWatch
-from .process import Exec, Process, program_of
+from .process import Exec, Process, made_pid, program_of
 from .reaper import Ended, Reaper
 from .restore import checkpoint_args, restore_args
-from .runc import Failure, Runc, explain
+from .runc import Runc
 from .streams import Owner, Streams
 
 log = logging.getLogger(__name__)
@@ -124,8 +125,7 @@ class Container:
         process = self.process(exec_id)
         async with process.starting:
             if process.state is not TaskState.CREATED:
-                state = "running" if process.state is TaskState.RUNNING else process.state.value
-                raise FailedPrecondition(f"cannot start a {state} process: failed precondition")
+                raise process.not_startable()
             if isinstance(process, Exec):
                 if self.main.state is not TaskState.RUNNING:
                     raise FailedPrecondition(
@@ -133,14 +133,14 @@ class Container:
                         hint="start the container first",
                     )
                 future = await process.launch(self)
-                process.state = TaskState.RUNNING
+                process.started()
                 self._journal.add(
                     events.TaskExecStarted(container_id=self.id, exec_id=exec_id, pid=process.pid)
                 )
                 self._watch(process, future)
             else:
                 await self._start_main()
-                process.state = TaskState.RUNNING
+                process.started()
                 self._journal.add(events.TaskStart(container_id=self.id, pid=process.pid))
         return process.pid
 
@@ -356,7 +356,7 @@ class Container:
             await streams.ready()
             with self.reaper.expecting():
                 await self.runc.run(command, *args, self.id, fds=streams.child_fds)
-                self.main.pid = int(pid_file.read_text())
+                self.main.pid = made_pid(pid_file, self.runc.binary)
                 future = self.reaper.adopt(self.main.pid)
             await self.main.take_streams(streams)
         except BaseException as error:

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError
 from orlopd.plugin.runtime import Stdio, TaskState
 
+from .explain import Failure, explain, reason_of
 from .hub import Hub
 from .reaper import Ended, Reaper
-from .runc import Failure, Runc, explain
+from .runc import Runc
 from .stdin import StdinWriter
 from .streams import Owner, Streams
 
@@ -34,6 +35,7 @@ class Process:
         self.ended: Ended | None = None
         self.reason = ""
         self.hub = Hub(stall)
+        self.was_started = False
         self.starting = asyncio.Lock()
         """Held while a start is under way: no end is announced before its start."""
         self._done = asyncio.Event()
@@ -66,6 +68,23 @@ class Process:
     def announce(self) -> None:
         """Release those who wait for the end."""
         self._done.set()
+
+    def started(self) -> None:
+        """It runs its program from now on."""
+        self.state = TaskState.RUNNING
+        self.was_started = True
+
+    def not_startable(self) -> FailedPrecondition:
+        """Why it cannot be started."""
+        state = "running" if self.state is TaskState.RUNNING else self.state.value
+        if self.ended is None or self.was_started or self.reason:
+            return FailedPrecondition(f"cannot start a {state} process: failed precondition")
+        return FailedPrecondition(
+            f"cannot start a {state} process: it ended with code {self.ended.code} before its program ran",
+            reason="ENDED_BEFORE_START",
+            hint="somebody killed it, or its limit of memory or its seccomp profile is too strict for the "
+            "runtime itself, which is confined like its program by then",
+        )
 
     def signal(self, number: int) -> None:
         """Send a signal to the process itself.
@@ -196,7 +215,7 @@ class Exec(Process):
             await streams.ready()
             with host.reaper.expecting():
                 await host.runc.run("exec", *args, host.id, fds=streams.child_fds)
-                self.pid = int(pid_file.read_text())
+                self.pid = made_pid(pid_file, host.runc.binary)
                 future = host.reaper.adopt(self.pid)
             await self.take_streams(streams)
             self.begin_input()
@@ -214,12 +233,24 @@ class Exec(Process):
     def _fail(self, error: BaseException) -> None:
         code = 255
         if isinstance(error, Failure):
-            known = explain(error, "", "").reason
+            known = reason_of(error.message)
             code = {"COMMAND_NOT_FOUND": 127, "COMMAND_NOT_EXECUTABLE": 126}.get(known, code)
         if self.pid:
             os.kill(self.pid, signals.SIGKILL)
         self.finish(Ended(code, datetime.now(UTC)), str(error))
         self.announce()
+
+
+def made_pid(file: Path, binary: str) -> int:
+    """The process that a runtime says it made. :raises FailedPrecondition: it says of none"""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError) as error:
+        raise FailedPrecondition(
+            f"OCI runtime {binary!r} ended well, but told of no process that it made",
+            reason="RUNTIME_NOT_USABLE",
+            hint="it is no OCI runtime, or one that does not know --pid-file",
+        ) from error
 
 
 def parse_process(data: bytes, terminal: bool) -> dict[str, Any]:

@@ -6,15 +6,15 @@ import asyncio
 import json
 import logging
 import os
-import re
 import secrets
 import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from orlopd.plugin.errors import DeadlineExceeded, FailedPrecondition, NotFound, OrlopError
+from orlopd.plugin.errors import DeadlineExceeded, FailedPrecondition
 
+from .explain import Failure, missing
 from .reaper import Reaper
 
 log = logging.getLogger(__name__)
@@ -22,34 +22,6 @@ log = logging.getLogger(__name__)
 DEADLINE = 120.0
 _LOG_LIMIT = 1 << 20
 _STDERR_LIMIT = 64 << 10
-
-# How the runtimes say that a program is not there, or may not be executed: runc's "exec: NAME: …", crun's
-# own.
-_NOT_FOUND = re.compile(
-    r"executable file [`'\"\w./-]* ?not found"
-    r'|exec:? "[^"]*": (?:stat [^:]*: )?no such file or directory'
-    r"|exec [^:]+: no such file or directory"
-    r"|executable file `[^`]*` not found"
-)
-_NOT_EXECUTABLE = re.compile(
-    r'exec:? "[^"]*":? (?:permission denied|is a directory)'
-    r"|exec [^:]+: (?:permission denied|exec format error|is a directory)"
-    r"|exec format error"
-    r"|open executable: (?:permission denied|operation not permitted)"
-    r"|executable file `[^`]*`.*permission denied",
-    re.IGNORECASE,
-)
-_NO_FOLDER = re.compile(r"chdir to .*no such file or directory|chdir.*`.*`: No such file", re.IGNORECASE)
-
-
-class Failure(Exception):
-    """A command failed; ``message`` is its last error."""
-
-    def __init__(self, command: str, code: int, message: str) -> None:
-        super().__init__(command, code, message)
-        self.command = command
-        self.code = code
-        self.message = message
 
 
 class Runc:
@@ -120,7 +92,7 @@ class Runc:
                 os.kill(pid, signal.SIGKILL)
                 raise
             if ended.code:
-                raise Failure(command, ended.code, _last_error(name))
+                raise _failure(command, ended.code, line, name)
             if printed is None:
                 return b""
             printed.seek(0)
@@ -132,57 +104,22 @@ class Runc:
             name.unlink(missing_ok=True)
 
 
-def missing(binary: str) -> NotFound:
-    """The error for a runtime that is not installed."""
-    where = "is not there, or no program" if "/" in binary else "not found in $PATH"
-    return NotFound(
-        f"OCI runtime {binary!r} {where}",
-        reason="RUNTIME_NOT_FOUND",
-        resource=f"runtime {binary}",
-        hint=f"install it (apt install {Path(binary).name}) or set its path in the runtime's config section",
-    )
-
-
-def explain(failure: Failure, what: str, program: str = "") -> OrlopError:
-    """A failed command as an error of the house.
-
-    :param what: begins the message, as containerd's shim has it: ``OCI runtime create failed``
-    :param program: the program that the process was to run
-    """
-    said = failure.message or f"exit status {failure.code}"
-    message = f"{what}: {said}"
-    name = f" {program!r}" if program else ""
-    if _NOT_EXECUTABLE.search(said):
-        return FailedPrecondition(
-            message,
-            reason="COMMAND_NOT_EXECUTABLE",
-            hint=f"the program{name} cannot be executed in the container",
-        )
-    if _NOT_FOUND.search(said):
-        return FailedPrecondition(
-            message, reason="COMMAND_NOT_FOUND", hint=f"the container's filesystem has no program{name}"
-        )
-    if _NO_FOLDER.search(said):
-        return FailedPrecondition(
-            message, reason="RUNTIME_FAILED", hint="the container's filesystem has no such working directory"
-        )
-    return FailedPrecondition(
-        message, reason="RUNTIME_FAILED", hint=f"'{failure.command}' of the OCI runtime failed"
-    )
-
-
-def _last_error(path: Path) -> str:
+def _failure(command: str, code: int, line: Sequence[str], path: Path) -> Failure:
+    """A command's failure by what the runtime logged: its last error, and all there is."""
+    last, told = "", list[str]()
     try:
         with path.open("rb") as file:
             lines = file.read(_LOG_LIMIT).splitlines()
     except OSError:
-        return ""
-    last = ""
-    for line in lines:
+        lines = []
+    for each in lines:
         try:
-            entry = json.loads(line)
+            entry = json.loads(each)
         except ValueError:
             continue
-        if isinstance(entry, dict) and entry.get("level") in ("error", "fatal") and entry.get("msg"):
-            last = str(entry["msg"]).strip()
-    return last
+        if isinstance(entry, dict) and entry.get("msg"):
+            said = str(entry["msg"]).strip()
+            told.append(f"{entry.get('level')}: {said}")
+            if entry.get("level") in ("error", "fatal"):
+                last = said
+    return Failure(command, code, last, tuple(line), "\n".join(told))
