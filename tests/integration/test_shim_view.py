@@ -72,15 +72,29 @@ def test_a_log_that_is_a_symlink_is_not_followed(daemon: Daemon, box: str) -> No
 
 def test_one_that_is_gone_is_told_with_where_its_log_lies(daemon: Daemon, box: str) -> None:
     before = shim(daemon, box)
+    with Path(before["log"]).open("a") as file:
+        file.write("said before\n")
     os.kill(before["pid"], signal.SIGKILL)
     after = eventually(lambda: shim(daemon, box), lambda found: bool(found["problem"]), 10)
     assert (after["pid"], after["problem"]) == (0, "the shim is gone")
+    said = daemon.must(daemon.orlop("shim", "logs", box))
+    assert said.splitlines()[0] == "said before"
+    assert "the shim is gone without a word" in said
+    assert re.search(r"Exited \(137\) [^,]+, shim lost +seen$", daemon.must(daemon.orlop("ps", "-a")).strip())
+    (container,) = json.loads(daemon.must(daemon.orlop("inspect", box)))
+    assert (container["exit"]["code"], container["exit"]["reason"]) == (137, "shim lost")
     done = daemon.orlop("exec", box, "true")
     assert done.returncode
     refused = daemon.orlop("pause", box)
     assert b"does not run" in refused.stderr
     told = daemon.ctr("task", "pause", before["container"])
     assert b"shim was lost" in told.stderr
+    daemon.must(daemon.orlop("start", box))
+    assert shim(daemon, box)["problem"] == "", "another looks after it now"
+    assert b"gone" not in daemon.orlop("shim", "logs", box).stdout
+    kept = Path(before["bundle"]).parents[2] / "failed" / f"{daemon.namespace}.{before['container']}.log"
+    assert "said before" in kept.read_text()
+    assert "the shim is gone" in kept.read_text()
 
 
 def test_a_container_without_one_is_an_error(daemon: Daemon, image: str) -> None:

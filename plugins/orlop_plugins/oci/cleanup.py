@@ -24,6 +24,7 @@ from orlopd.plugin.runtime import Exit
 from . import journal
 from .folder import Folder, Record
 from .shim import cgroups
+from .shimlog import note_loss
 from .shims import remove_sockets
 from .wire import from_timestamp, to_timestamp
 
@@ -102,6 +103,9 @@ def bury(folder: Folder, record: Record) -> Lost:
             )
             journal.append(folder.path / journal.FILE, message)
         end = Exit(_CODE, at)
+        note_loss(folder.path, f"its container was killed, and counts as ended with code {_CODE}")
+    else:
+        note_loss(folder.path, f"its container had ended with code {end.code}")
     reason = LOST if marker.exists() else ""
     return Lost(pid, Exit(end.code, end.at, reason))
 

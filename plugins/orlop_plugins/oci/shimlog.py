@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 NAME = "shim.log"
 FAILED = "failed"
 _KEPT = 32
+_GONE = "the shim is gone without a word: it was killed, or it crashed"
+_LINE = 1 << 10
 _WHERE = "the shim's log is "
 _MOST = 1 << 20
 # Answers about the request, not about the shim or the runtime.
@@ -54,6 +56,24 @@ def explained(path: Path) -> Iterator[None]:
         if told is error:
             raise
         raise told from error
+
+
+def note_loss(folder: Path, what_became: str) -> None:
+    """Have the log of a shim that died say so, once: it had no time to.
+
+    :param what_became: of its container
+    """
+    path = folder / NAME
+    line = f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {_GONE}; {what_became}\n".encode()
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _LINE, 0))
+            if _GONE.encode() not in file.read():
+                file.write(line)
+    except OSError as error:
+        log.warning("cannot write to the log of a lost shim, %s: %s", path, error)
 
 
 async def keep(folder: Path, state: Path, name: str, error: BaseException) -> Path:

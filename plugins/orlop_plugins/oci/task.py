@@ -329,6 +329,8 @@ class ShimTask:
             container_id=self.id, pid=lost.pid, exit_status=lost.end.code, exited_at=to_timestamp(lost.end.at)
         )
         await anyio.to_thread.run_sync(journal.append, self._journal, message)
+        path = await self.keep_log(self._lost_error())
+        log.info("the log of the lost shim of task %s/%s is kept: %s", self.namespace, self.id, path)
         return lost.end
 
     async def _end_shim(self) -> None:

@@ -35,7 +35,7 @@ from orlopd.plugin.values import TypedBytes, now
 from ..oci import shim_process
 from ..oci.convert import STATES
 from ..oci.folder import Folder, check_id
-from ..oci.shimlog import NAME, explained
+from ..oci.shimlog import NAME, explained, note_loss
 from ..oci.wire import from_timestamp
 from .calls import Calls
 from .history import History, dead, remove
@@ -238,6 +238,8 @@ class ForeignTask:
             with anyio.CancelScope(shield=True):
                 await self._clean_up()
                 self.history.end(self._pid, end)
+                became = f"its container counts as ended with code {end.code}"
+                await anyio.to_thread.run_sync(note_loss, self._folder.path, became)
             self._lost = end
 
     async def abandon(self) -> None:

@@ -78,7 +78,8 @@ def status(container: Container) -> str:
         case "paused":
             return f"Up {since(container.started_at)} (paused)"
         case "stopped" if container.exit:
-            return f"Exited ({container.exit.code}) {ago(container.exit.at)}"
+            why = f", {container.exit.reason}" if container.exit.reason else ""
+            return f"Exited ({container.exit.code}) {ago(container.exit.at)}{why}"
         case other:
             return other.capitalize()
 
