@@ -285,6 +285,53 @@ def test_inspect_finds_containers_and_images(world: Any) -> None:
     assert (done.returncode, done.stderr) == (1, b"orlop: nobody: no such container or image\n")
 
 
+def test_update_asks_for_what_was_named_alone(world: Any) -> None:
+    for name in ("one", "two"):
+        world.ok("run", "-d", "--name", name, "any", "stubborn")
+    how = ("--memory-swap", "-1", "--cpus", "1.5")
+    assert world.ok("update", "-m", "64m", *how, "one", "two") == "one\ntwo\n"
+    world.ok("update", "--restart", "always", "one")
+    limits = {"memory_bytes": 64 << 20, "memory_swap_bytes": -1, "nano_cpus": 1_500_000_000}
+    asked = [(each["resources"], each["restart"]) for each in world.records("update")]
+    assert asked == [(limits, None), (limits, None), ({}, "always")]
+    refused = world.run("update", "one")
+    assert refused.returncode == 2
+    assert b"say what to change" in refused.stderr
+
+
+def test_a_shell_is_offered_commands_options_and_names(world: Any) -> None:
+    for name in ("one", "other"):
+        world.ok("run", "-d", "--name", name, "any", "stubborn")
+
+    def offered(*words: str) -> list[str]:
+        asked = {"COMP_WORDS": " ".join(("orlop", *words)), "COMP_CWORD": str(len(words))}
+        done = subprocess.run(
+            [ORLOP],
+            env={**world.environment, **asked, "_ORLOP_COMPLETE": "bash_complete"},
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return [line.partition(",")[2] for line in done.stdout.decode().split()]
+
+    assert offered("up") == ["update"]
+    assert offered("update", "--memory") == ["--memory", "--memory-swap", "--memory-reservation"]
+    assert sorted(offered("stop", "o")) == ["one", "other"]
+    assert offered("stop", "one", "o") == ["other"]
+    assert offered("--address", "unix:///nowhere", "stop", "o") == [], "nobody is there to ask"
+    source = {**world.environment, "_ORLOP_COMPLETE": "bash_source"}
+    assert b"_ORLOP_COMPLETE=bash_complete" in subprocess.check_output([ORLOP], env=source, timeout=30)
+
+
+def test_top_prints_a_line_for_each_process(world: Any) -> None:
+    world.ok("run", "-d", "--name", "box", "any", "stubborn")
+    _, main, idle = world.ok("top", "box").splitlines()
+    assert main.split() == ["42", "41", "1", "0", "S", "0.00s", "0", "B", "-", "-", "sh", "-c", "x"]
+    assert idle.split()[-2:] == ["e1", "[gone]"]
+    assert [each["pid"] for each in json.loads(world.ok("top", "--output", "json", "box"))] == [42, 43]
+
+
 def test_stats_without_a_stream(world: Any) -> None:
     world.ok("run", "-d", "--name", "box", "any", "stubborn")
     header, line = world.ok("stats", "--no-stream").splitlines()

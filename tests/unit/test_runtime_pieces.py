@@ -226,6 +226,8 @@ WRITE = 'failed to write "77": write /sys/fs/cgroup'
          "size of huge pages"),
         (f"{INIT}{CGROUP}{WRITE}/memory/x/memory.limit_in_bytes: invalid argument",
          "does not take this limit"),
+        ('failed to write "7": write /sys/fs/cgroup/memory/x/memory.limit_in_bytes: device or resource busy',
+         "uses more than that already"),
         (f"{INIT}error running hook #0: error running hook: exit status 1", "a hook of the container's spec"),
         ("container with given ID already exists", "'delete' removes it"),
         ('runc: chdir to cwd ("/x") set in config.json failed: permission denied', "may not enter"),

@@ -162,6 +162,20 @@ class Containers:
         """Thaw a container."""
         await self._connection.unary(self._stub.Resume, containers_pb2.ResumeRequest(container=container))
 
+    async def update(
+        self, container: str, resources: values.Resources | None = None, *, restart: str | None = None
+    ) -> values.Container:
+        """Change limits and the restart policy, for good and, if the container runs, at once.
+
+        Limits that are 0 or empty stay as they are, and so does the policy with None.
+        """
+        request = containers_pb2.UpdateRequest(
+            container=container,
+            resources=_settings.resources_message(resources or values.Resources()),
+            restart=restart,
+        )
+        return _convert.container((await self._connection.unary(self._stub.Update, request)).container)
+
     async def remove(self, container: str, *, force: bool = False) -> str:
         """Remove a container with its snapshot and log, with ``force`` though it runs; returns its id."""
         request = containers_pb2.RemoveContainerRequest(container=container, force=force)
@@ -197,6 +211,13 @@ class Containers:
             response.oci_spec,
             tuple(map(_settings.spec_change, response.spec_changes)),
         )
+
+    async def top(self, container: str) -> tuple[values.Process, ...]:
+        """The processes of a running container, by pid."""
+        response = await self._connection.unary(
+            self._stub.Top, containers_pb2.TopRequest(container=container)
+        )
+        return tuple(map(_convert.process, response.processes))
 
     async def logs(
         self,

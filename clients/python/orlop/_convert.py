@@ -312,6 +312,22 @@ def log_line(m: containers_pb2.LogsResponse) -> v.LogLine:
     return v.LogLine(m.data, v.LogStream.STDERR if stderr else v.LogStream.STDOUT, when(m, "at"))
 
 
+def process(m: containers_pb2.ContainerProcess) -> v.Process:
+    return v.Process(
+        pid=m.pid,
+        parent_pid=m.parent_pid,
+        inner_pid=m.inner_pid,
+        exec_id=m.exec_id,
+        uid=m.uid,
+        state=m.state,
+        cpu_nanos=m.cpu_nanos,
+        memory_bytes=m.memory_bytes,
+        started_at=when(m, "started_at"),
+        name=m.name,
+        args=tuple(m.args),
+    )
+
+
 def stats(m: containers_pb2.StatsResponse) -> v.Stats:
     return v.Stats(
         at=when(m, "at"),

@@ -227,6 +227,21 @@ class Containers(Base, containers_pb2_grpc.ContainerServiceServicer):
         (await self.box(context, request.container)).message.state = c.CONTAINER_STATE_RUNNING
         return c.ResumeResponse()
 
+    async def Update(self, request: c.UpdateRequest, context: Any) -> c.UpdateResponse:
+        box = await self.box(context, request.container)
+        asked = {field.name: value for field, value in request.resources.ListFields()}
+        restart = request.restart if request.HasField("restart") else None
+        self.keep(context, update=box.message.name, resources=asked, restart=restart)
+        return c.UpdateResponse(container=box.message)
+
+    async def Top(self, request: c.TopRequest, context: Any) -> c.TopResponse:
+        await self.box(context, request.container)
+        main = c.ContainerProcess(
+            pid=42, parent_pid=41, inner_pid=1, state="S", name="sh", args=["sh", "-c", "x"]
+        )
+        idle = c.ContainerProcess(pid=43, parent_pid=42, inner_pid=7, state="Z", name="gone", exec_id="e1")
+        return c.TopResponse(processes=[main, idle])
+
     async def RemoveContainer(
         self, request: c.RemoveContainerRequest, context: Any
     ) -> c.RemoveContainerResponse:

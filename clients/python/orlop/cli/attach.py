@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orlop.cli.base import ENGINE_FAILED, each, usage, verb, with_client
+from orlop.cli.complete import CONTAINER
 from orlop.cli.options import environment
 from orlop.cli.run import detach_keys_option
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("-a", "--attach", is_flag=True, help="Show its output and wait for its end.")
 @click.option("-i", "--interactive", is_flag=True, help="Connect standard input too.")
 @detach_keys_option
-@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@click.argument("names", nargs=-1, required=True, type=CONTAINER, metavar="CONTAINER...")
 @with_client
 async def start(
     client: Client, *, attach: bool, interactive: bool, detach_keys: str, names: tuple[str, ...]
@@ -55,7 +56,7 @@ async def start_one(client: Client, name: str) -> str:
 @click.option("-w", "--workdir", default="", metavar="DIR", help="The directory to start in.")
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Who to run as.")
 @detach_keys_option
-@click.argument("name", metavar="CONTAINER")
+@click.argument("name", type=CONTAINER, metavar="CONTAINER")
 @click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
 @with_client
 async def exec_(
@@ -103,7 +104,7 @@ async def exec_(
     help="Whether ctrl-C and other signals go to the container, or only end this command.",
 )  # fmt: skip
 @detach_keys_option
-@click.argument("name", metavar="CONTAINER")
+@click.argument("name", type=CONTAINER, metavar="CONTAINER")
 @with_client
 async def attach(
     client: Client, *, no_stdin: bool, scrollback: bool, sig_proxy: bool, detach_keys: str, name: str

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli.base import each, output_option, show, verb, with_client
+from orlop.cli.complete import CONTAINER
 from orlop.cli.format import ago, short, shortened, since, table
 
 if TYPE_CHECKING:
     from orlop.client import Client
     from orlop.values import Container
 
-names_argument = click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+names_argument = click.argument("names", nargs=-1, required=True, type=CONTAINER, metavar="CONTAINER...")
 
 
 @verb("ps")

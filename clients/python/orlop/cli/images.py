@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli.base import discard_option, each, output_option, show, verb, with_client
+from orlop.cli.complete import IMAGE
 from orlop.cli.format import ago, printable, short, size, table
 from orlop.cli.options import platform as parse_platform
 
@@ -69,7 +70,7 @@ async def pull(
 @click.option("--plain-http", is_flag=True, help="Allow plain HTTP to the registry.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @output_option
-@click.argument("name", metavar="NAME")
+@click.argument("name", type=IMAGE, metavar="NAME")
 @click.argument("target", metavar="[TARGET]", default="")
 @with_client
 async def push(
@@ -165,7 +166,7 @@ def row(image: Image, whole: bool) -> tuple[str, ...]:
 
 @verb("rmi")
 @click.option("-f", "--force", is_flag=True, help="Though containers use it.")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, type=IMAGE, metavar="NAME...")
 @with_client
 async def rmi(client: Client, *, force: bool, names: tuple[str, ...]) -> int:
     """Remove images' names, and what nothing else needs."""
@@ -179,7 +180,7 @@ async def rmi(client: Client, *, force: bool, names: tuple[str, ...]) -> int:
 
 @verb("tag")
 @click.option("--in", "namespace", default="", metavar="NAMESPACE", help="In this one, sharing the content.")
-@click.argument("source", metavar="NAME")
+@click.argument("source", type=IMAGE, metavar="NAME")
 @click.argument("target", metavar="NEW-NAME")
 @with_client
 async def tag(client: Client, *, namespace: str, source: str, target: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orlop.cli.base import verb, with_client
+from orlop.cli.complete import CONTAINER
 from orlop.cli.format import moment
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Tail(click.ParamType):
 @click.option("--since", type=When(), help="Only what was written from then on: 10m, or a time.")
 @click.option("--until", type=When(), help="Only what was written before then.")
 @click.option("-t", "--timestamps", is_flag=True, help="Say when each line was written.")
-@click.argument("name", metavar="CONTAINER")
+@click.argument("name", type=CONTAINER, metavar="CONTAINER")
 @with_client
 async def logs(
     client: Client,

@@ -19,6 +19,7 @@ from orlop.cli.base import (
     report,
     standard_descriptors,
 )
+from orlop.cli.complete import answer
 
 COMMANDS = {
     "run": "run:run",
@@ -34,7 +35,9 @@ COMMANDS = {
     "resume": "containers:resume",
     "wait": "containers:wait",
     "rm": "containers:rm",
+    "update": "update:update",
     "stats": "stats:stats",
+    "top": "top:top",
     "inspect": "inspect:inspect",
     "pull": "images:pull",
     "push": "images:push",
@@ -180,7 +183,9 @@ def main() -> NoReturn:
     standard_descriptors()
     # gRPC's own log lines are for its developers; what matters comes out as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    code = run(sys.argv[1:])
+    code = answer(cli)
+    if code is None:
+        code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

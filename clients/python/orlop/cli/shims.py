@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli.base import FAILED, output_option, report, show, verb, with_client
+from orlop.cli.complete import CONTAINER
 from orlop.cli.format import short, since, size, table
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def row(shim: Shim) -> tuple[str, ...]:
 
 
 @verb("inspect")
-@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@click.argument("names", nargs=-1, required=True, type=CONTAINER, metavar="CONTAINER...")
 @with_client
 async def inspect(client: Client, *, names: tuple[str, ...]) -> int:
     """Print all there is to know about containers' shims, as a JSON array."""
@@ -61,7 +62,7 @@ async def inspect(client: Client, *, names: tuple[str, ...]) -> int:
 
 
 @verb("logs")
-@click.argument("name", metavar="CONTAINER")
+@click.argument("name", type=CONTAINER, metavar="CONTAINER")
 @with_client
 async def logs(client: Client, *, name: str) -> None:
     """Print what a container's shim has logged; `orlop logs` prints what the container has."""

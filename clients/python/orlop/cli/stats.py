@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli.base import output_option, verb, with_client
+from orlop.cli.complete import CONTAINER
 from orlop.cli.format import size, table, to_json
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ CLEAR = "\x1b[H\x1b[J"
     "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="In seconds."
 )
 @output_option
-@click.argument("names", nargs=-1, metavar="[CONTAINER...]")
+@click.argument("names", nargs=-1, type=CONTAINER, metavar="[CONTAINER...]")
 @with_client
 async def stats(
     client: Client, *, no_stream: bool, interval: float, output: str, names: tuple[str, ...]

@@ -219,6 +219,26 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Process:
+    """A process of a container: ``pid`` and ``uid`` are the machine's, ``inner_pid`` is the container's.
+
+    ``state`` is the kernel's letter, ``args`` may be empty and is cut after 4096 bytes.
+    """
+
+    pid: int
+    parent_pid: int
+    inner_pid: int
+    exec_id: str
+    uid: int
+    state: str
+    cpu_nanos: int
+    memory_bytes: int
+    started_at: datetime | None
+    name: str
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What a container uses: processor time and block input and output so far, the rest at ``at``."""
 

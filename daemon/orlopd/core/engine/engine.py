@@ -18,6 +18,8 @@ from .restart import Restarts
 from .run import Runner
 from .shims import Shims
 from .supervisor import Supervisor
+from .top import Top
+from .update import Updater
 from .volumes import Volumes
 
 
@@ -35,6 +37,8 @@ class Engine:
         self.copier = Copier(context, self.finder)
         self.inventory = Inventory(context, context.content, self.finder, self.lifecycle)
         self.shims = Shims(context, self.finder)
+        self.top = Top(self.finder, self.processes)
+        self.updater = Updater(context, self.finder)
         restarts = Restarts(context, self.finder, self.processes)
         health = HealthMonitor(context, self.finder, self.processes)
         self._supervisor = Supervisor(context, self.lifecycle, self.processes, restarts, health)

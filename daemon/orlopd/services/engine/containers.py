@@ -183,6 +183,17 @@ class ContainerService(_Base):
         await self._engine.lifecycle.resume(engine_scope_of(context), request.container)
         return containers_pb2.ResumeResponse()
 
+    async def Update(self, request: Any, context: Any) -> containers_pb2.UpdateResponse:
+        scope = engine_scope_of(context)
+        container = await self._engine.updater.update(
+            scope,
+            request.container,
+            settings.resources(request.resources),
+            request.restart if request.HasField("restart") else None,
+        )
+        view = await self._engine.finder.view(scope, container)
+        return containers_pb2.UpdateResponse(container=convert.container(view))
+
     async def RemoveContainer(self, request: Any, context: Any) -> containers_pb2.RemoveContainerResponse:
         scope = engine_scope_of(context)
         gone = await self._engine.lifecycle.remove(scope, request.container, force=request.force)
@@ -222,6 +233,10 @@ class ContainerService(_Base):
             oci_spec=json.dumps(spec_of(container)),
             spec_changes=[settings.change_message(each) for each in changes_of(container)],
         )
+
+    async def Top(self, request: Any, context: Any) -> containers_pb2.TopResponse:
+        found = await self._engine.top.top(engine_scope_of(context), request.container)
+        return containers_pb2.TopResponse(processes=map(metrics.process, found))
 
     async def Logs(self, request: Any, context: Any) -> None:
         query = LogQuery(

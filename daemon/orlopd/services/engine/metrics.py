@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 from orlop_protos.io.containerd.cgroups.v1 import cgroup1_pb2
 from orlop_protos.io.containerd.cgroups.v2 import cgroup2_pb2
 from orlop_protos.orlop.engine.v1 import containers_pb2
+from orlopd.core.engine.top import RunningProcess
 from orlopd.plugin.errors import Unimplemented
 from orlopd.plugin.values import TypedBytes, now
 from orlopd.services.convert import to_timestamp
@@ -32,6 +33,23 @@ def stats(sample: TypedBytes) -> containers_pb2.StatsResponse:
         raise Unimplemented(f"the runtime's {name} cannot be read: {error}") from error
     answer.at.CopyFrom(to_timestamp(now()))
     return answer
+
+
+def process(found: RunningProcess) -> containers_pb2.ContainerProcess:
+    """A process of a container."""
+    return containers_pb2.ContainerProcess(
+        pid=found.pid,
+        parent_pid=found.parent_pid,
+        inner_pid=found.inner_pid,
+        exec_id=found.exec_id,
+        uid=found.uid,
+        state=found.state,
+        cpu_nanos=found.cpu_nanos,
+        memory_bytes=found.memory_bytes,
+        started_at=to_timestamp(found.started_at),
+        name=found.name,
+        args=found.args,
+    )
 
 
 def _v1(sample: cgroup1_pb2.Metrics) -> containers_pb2.StatsResponse:

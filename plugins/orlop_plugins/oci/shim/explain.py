@@ -88,6 +88,10 @@ _HINTS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         "this machine has no such size of huge pages (ls /sys/kernel/mm/hugepages), or does not limit them",
     ),
     (
+        r"cgroup.*device or resource busy|unable to set memory limit.*current usage",
+        "the container uses more than that already: ask for more, or stop it first",
+    ),
+    (
         r"cgroup.*(?:no space left|cannot allocate)",
         "there are too many control groups, or one that an empty cpuset keeps from having processes",
     ),
