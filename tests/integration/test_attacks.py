@@ -15,8 +15,9 @@ import pytest
 
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
+from orlop_protos.containerd.types import descriptor_pb2
 from tests.support.daemon import Daemon
-from tests.support.images import File, busybox_layer, make_image, save_archive, tar_of
+from tests.support.images import File, busybox_layer, digest_of, make_image, save_archive, tar_of
 
 NOBODY = 65534
 
@@ -134,6 +135,7 @@ def test_cve_2024_1753_2024_11218_2025_9566_mounts_stay_inside_the_root(
 
 # --- Checkpoint
 
+CRIU = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
 RECORDER = """#!{python}
 import json, pathlib, shutil, sys
 args = sys.argv[1:]
@@ -149,8 +151,9 @@ if "restore" in args:
 """
 
 
+@pytest.mark.parametrize("as_blob", [False, True], ids=["folder", "blob"])
 def test_cve_2026_53492_2024_8676_2026_50195_a_checkpoint_brings_nothing_but_memory(
-    daemon: Daemon, image: str, tmp_path: Path
+    daemon: Daemon, image: str, tmp_path: Path, as_blob: bool
 ) -> None:
     """Devices, mounts and names in a checkpoint are not read: the container's own spec is restored."""
     log, seen, archive = tmp_path / "log", tmp_path / "seen.json", tmp_path / "checkpoint"
@@ -166,12 +169,18 @@ def test_cve_2026_53492_2024_8676_2026_50195_a_checkpoint_brings_nothing_but_mem
     daemon.must(daemon.orlop("create", "--name", "thawed", "probe", "sleep", "1000"))
     (made,) = json.loads(daemon.must(daemon.orlop("inspect", "thawed")))
     images = daemon.must(daemon.ctr("images", "ls", "-q"))
-    options = oci_pb2.Options(binary_name=str(program), criu_image_path=str(archive))
+    path = "" if as_blob else str(archive)
+    options = oci_pb2.Options(binary_name=str(program), criu_image_path=path)
     request = tasks_pb2.CreateTaskRequest(container_id=made["id"])
     request.options.Pack(options)
     request.options.type_url = options.DESCRIPTOR.full_name
     metadata = [("containerd-namespace", daemon.namespace)]
     try:
+        if as_blob:
+            data = tar_of([File(each.name, each.read_bytes()) for each in archive.iterdir()])
+            named = descriptor_pb2.Descriptor(digest=digest_of(data), size=len(data), media_type=CRIU)
+            daemon.must(daemon.ctr("content", "ingest", "evil", stdin=data))
+            request.checkpoint.CopyFrom(named)
         with daemon.channel() as channel:
             stub: Any = tasks_pb2_grpc.TasksStub(channel)
             stub.Create(request, metadata=metadata, timeout=30)
@@ -180,9 +189,11 @@ def test_cve_2026_53492_2024_8676_2026_50195_a_checkpoint_brings_nothing_but_mem
             stub.Delete(tasks_pb2.DeleteTaskRequest(container_id=made["id"]), metadata=metadata, timeout=30)
         calls = [json.loads(line) for line in log.read_text().splitlines()]
         (restore,) = [call for call in calls if "restore" in call]
-        assert restore[restore.index("--image-path") + 1] == str(archive)
+        told = restore[restore.index("--image-path") + 1]
+        assert (told == str(archive)) is not as_blob
         assert json.loads(seen.read_text()) == made["oci_spec"]
         assert "evil" not in seen.read_text()
+        assert list((daemon.root / "checkpoints").glob("*/*")) == [], "a deleted task leaves none"
         assert daemon.must(daemon.ctr("images", "ls", "-q")) == images, "a restore names nothing"
     finally:
         daemon.must(daemon.orlop("rm", "-f", "thawed"))

@@ -66,6 +66,21 @@ def test_a_terminal_of_ctr(daemon: Daemon, image: str, name: str, tmp_path: Path
         terminal.wait_for("code=7")
 
 
+def test_what_is_written_to_nothing_is_gone_and_nothing_comes_in(
+    daemon: Daemon, image: str, name: str
+) -> None:
+    script = "read line || echo $? >/code; echo lost; echo lost >&2; head -c 1000000 /dev/zero; sleep 1000"
+    daemon.must(daemon.ctr("run", "-d", "--null-io", IMAGE, name, "sh", "-c", script))
+    try:
+        look = ("tasks", "exec", "--exec-id", "look", name, "cat", "/code")
+        eventually(lambda: daemon.ctr(*look).stdout, lambda said: said == b"1\n", 10)
+        said = daemon.ctr("tasks", "ls").stdout
+        assert b"RUNNING" in line_of(said, name), "a pipe that nobody reads would hold it up or end it"
+    finally:
+        daemon.ctr("tasks", "rm", "-f", name)
+        daemon.must(daemon.ctr("containers", "rm", name))
+
+
 def test_attach_shows_what_is_written_from_then_on(daemon: Daemon, image: str, name: str) -> None:
     script = "while :; do echo tick; sleep 0.1; done"
     daemon.must(daemon.ctr("run", "-d", IMAGE, name, "sh", "-c", script))

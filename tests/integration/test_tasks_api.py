@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from google.protobuf import any_pb2
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from orlop_protos.containerd.v1.types import task_pb2
+from orlop_protos.io.containerd.cgroups.v1 import cgroup1_pb2
 from tests.runtime.conftest import process_of
 from tests.support.daemon import Daemon
 
@@ -30,6 +32,16 @@ class Tasks:
 
     def __call__(self, method: str, kind: Any, **fields: Any) -> Any:
         request = kind(container_id=self.id, **fields)
+        return getattr(self._stub, method)(request, metadata=self._metadata, timeout=20)
+
+    def of(self, id: str) -> Tasks:
+        """The same for another container."""
+        other = copy.copy(self)
+        other.id = id
+        return other
+
+    def all(self, method: str, request: Any) -> Any:
+        """A call that is about all of the namespace."""
         return getattr(self._stub, method)(request, metadata=self._metadata, timeout=20)
 
     def refusal(self, method: str, kind: Any, **fields: Any) -> grpc.StatusCode:
@@ -108,6 +120,53 @@ def test_pids_are_told_with_the_exec_that_started_them(tasks: Tasks) -> None:
     listed = tasks("ListPids", tasks_pb2.ListPidsRequest).processes
     names = {each.pid: oci_pb2.ProcessDetails.FromString(each.info.value).exec_id for each in listed}
     assert names == {tasks.status().pid: "", pid: "a"}
+
+
+def test_states_are_told_as_they_change(tasks: Tasks) -> None:
+    assert tasks.status().status == task_pb2.RUNNING
+    tasks("Pause", tasks_pb2.PauseTaskRequest)
+    assert tasks.status().status == task_pb2.PAUSED
+    assert tasks.refusal("Pause", tasks_pb2.PauseTaskRequest) is grpc.StatusCode.FAILED_PRECONDITION
+    tasks("Resume", tasks_pb2.ResumeTaskRequest)
+    assert tasks.refusal("Resume", tasks_pb2.ResumeTaskRequest) is grpc.StatusCode.FAILED_PRECONDITION
+    assert tasks.status().status == task_pb2.RUNNING
+    assert tasks.refusal("Delete", tasks_pb2.DeleteTaskRequest) is grpc.StatusCode.FAILED_PRECONDITION
+    tasks.kill(signal.SIGKILL)
+    assert tasks.end() == 137
+    stopped = tasks.status()
+    assert (stopped.status, stopped.exit_status) == (task_pb2.STOPPED, 137)
+    assert stopped.HasField("exited_at")
+    assert tasks.end() == 137, "who waits after the end hears of it too"
+
+
+def test_metrics_are_of_those_that_were_asked_for(tasks: Tasks) -> None:
+    found = tasks.all("Metrics", tasks_pb2.MetricsRequest(filters=[f"id=={tasks.id}"])).metrics
+    (metric,) = found
+    assert metric.id == tasks.id
+    sample = cgroup1_pb2.Metrics.FromString(metric.data.value)
+    assert sample.memory.usage.usage > 0
+    assert sample.pids.current == 1
+    assert not tasks.all("Metrics", tasks_pb2.MetricsRequest(filters=["id==nobody"])).metrics
+
+
+def test_limits_of_a_running_task_change(tasks: Tasks) -> None:
+    limit = any_pb2.Any(value=b'{"pids": {"limit": 33}, "memory": {"limit": 67108864}}')
+    tasks("Update", tasks_pb2.UpdateTaskRequest, resources=limit)
+    (metric,) = tasks.all("Metrics", tasks_pb2.MetricsRequest(filters=[f"id=={tasks.id}"])).metrics
+    sample = cgroup1_pb2.Metrics.FromString(metric.data.value)
+    assert (sample.pids.limit, sample.memory.usage.limit) == (33, 64 << 20)
+
+
+def test_a_terminal_gets_its_size(daemon: Daemon, image: str, tasks: Tasks) -> None:
+    """By the engine's container, whose terminal nobody else holds."""
+    key = daemon.must(daemon.orlop("run", "-dit", "probe", "sleep", "1000")).strip()
+    try:
+        terminal = tasks.of(key)
+        terminal("ResizePty", tasks_pb2.ResizePtyRequest, width=123, height=45)
+        said = daemon.must(daemon.orlop("exec", key, "sh", "-c", "stty size </dev/console"))
+        assert said == "45 123\n"
+    finally:
+        daemon.must(daemon.orlop("rm", "-f", key))
 
 
 def test_what_has_no_task_is_told_from_what_has_no_container(daemon: Daemon, tasks: Tasks) -> None:

@@ -281,6 +281,15 @@ async def test_options_reach_the_runtimes_command_line(
     assert {words[words.index("--root") + 1] for words in made} == {str(tmp_path / "root/test")}
 
 
+async def test_pipes_belong_to_the_group_that_the_options_name(bench: Bench, runtime: OciRuntime) -> None:
+    """Their user is changed once more, by the runtime, to that of the process."""
+    options = oci_pb2.Options(io_uid=7, io_gid=8)
+    packed = TypedBytes(options.DESCRIPTOR.full_name, options.SerializeToString())
+    owner = ("busybox", "stat", "-L", "-c", "%u %g", "/proc/self/fd/1", "/proc/self/fd/2")
+    assert await run(runtime, replace(bench.spec("a", *owner), options=packed)) == (b"0 8\n0 8\n", b"", 0)
+    assert await run(runtime, bench.spec("b", *owner)) == (b"0 0\n0 0\n", b"", 0)
+
+
 async def test_any_runtime_can_be_named_by_its_path(
     bench: Bench, runtime: OciRuntime, recorder: Path, tmp_path: Path
 ) -> None:
