@@ -459,6 +459,25 @@ async def test_stop_sends_the_signal_that_was_asked_for(client: Any) -> None:
         assert (await client.containers.stop(container.id, timeout=10)).code == 5
 
 
+async def test_stop_sends_the_signal_that_the_image_names(
+    daemon: Daemon, client: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    shutil.copy("/bin/busybox", tmp_path / "bin/sh")
+    build = ("image", "build", "--from-dir", tmp_path, "--stop-signal", "USR1", "stopper")
+    daemon.must(daemon.orlop(*build))
+    script = "trap 'exit 6' USR1; echo ready; while :; do read -t 1 line </dev/zero; done"
+    spec = ContainerSpec(image="stopper", args=["sh", "-c", script], auto_remove=True)
+    try:
+        async with client.containers.run(spec) as session:
+            async for said in session:
+                assert said.data == b"ready\n"
+                ended = await client.containers.stop(session.id, timeout=20)
+                assert ended.code == 6
+    finally:
+        daemon.must(daemon.orlop("rmi", "stopper"))
+
+
 async def test_a_stopped_container_starts_again_and_its_log_goes_on(client: Any) -> None:
     made = await client.containers.create(ContainerSpec(image="probe", args=["sh", "-c", "echo run; exit 2"]))
     for _ in range(2):

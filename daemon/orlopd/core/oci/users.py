@@ -66,7 +66,9 @@ def resolve_user(wanted: str, rootfs: Rootfs | None) -> User:
                   (number is not None or entry.name == user)), None)  # fmt: skip
     if found is None and number is None:
         raise InvalidArgument(
-            f"user {user!r} is not in the root filesystem's /etc/passwd", reason="UNKNOWN_USER"
+            f"user {user!r} is not in the root filesystem's /etc/passwd",
+            reason="UNKNOWN_USER",
+            hint="give a number, which needs no entry, or make the user in the image",
         )
     uid = found.uid if found else number or 0
     name, home = (found.name, found.home) if found else ("", "")
@@ -108,7 +110,9 @@ def _group(text: str, wanted: str, rootfs: Rootfs | None) -> int:
         if name == text:
             return gid
     raise InvalidArgument(
-        f"group {text!r} is not in the root filesystem's /etc/group", reason="UNKNOWN_GROUP"
+        f"group {text!r} is not in the root filesystem's /etc/group",
+        reason="UNKNOWN_GROUP",
+        hint="give a number, which needs no entry, or make the group in the image",
     )
 
 
