@@ -211,10 +211,13 @@ def test_a_task_made_of_a_checkpoint_can_be_started_by_a_daemon_that_came_later(
         stub.Create(request, metadata=metadata, timeout=30)
     (daemon.root / "checkpoints/other").mkdir()
     (daemon.root / "checkpoints/other/lost").mkdir()
-    assert len(folders(daemon)) == 2
+    half = daemon.root / "checkpoints/.0123456789abcdef"
+    half.mkdir()
+    (half / "pages-1.img").write_bytes(b"half")
     daemon.kill9()
     daemon.start()
     assert [path.name for path in folders(daemon)] == [name], "the folder of a task that is none is swept"
+    assert not half.exists(), "and so is what was being written"
     with daemon.channel() as channel:
         stub = tasks_pb2_grpc.TasksStub(channel)
         stub.Start(tasks_pb2.StartRequest(container_id=name), metadata=metadata, timeout=30)

@@ -568,6 +568,15 @@ async def test_a_detached_exec_runs_on_and_is_forgotten_when_it_ends(daemon: Dae
         assert eventually(lambda: Path(f"/proc/{session.pid}").exists(), lambda there: not there, 5) is False
 
 
+async def test_a_detached_exec_runs_on_though_its_client_is_gone_at_once(client: Any) -> None:
+    async with running(client) as container:
+        for number in range(20):
+            async with client.containers.exec(container.id, ["sleep", f"10{number}"], detach=True) as session:
+                await session.ready()
+        left = {process.args[-1] for process in await client.containers.top(container.id)}
+        assert left >= {f"10{number}" for number in range(20)}
+
+
 async def test_the_end_of_the_requests_is_the_end_of_an_execs_input(daemon: Daemon, client: Any) -> None:
     async with running(client) as container:
         with daemon.channel() as channel:

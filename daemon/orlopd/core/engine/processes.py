@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from orlopd.core.oci import Process, Rootfs, build_process
 from orlopd.core.scope import Scope
-from orlopd.plugin.errors import DeadlineExceeded, FailedPrecondition, NotFound, OrlopError
+from orlopd.plugin.errors import DeadlineExceeded, FailedPrecondition, NotFound, OrlopError, Unavailable
 from orlopd.plugin.runtime import (
     Attachment,
     Detached,
@@ -163,6 +163,7 @@ class Processes:
         Leaving the block by an exception or cancelled kills it, unless it is the daemon that stops; left
         otherwise, it runs on.
 
+        :param attach: without it, it runs on once it was started, however the block is left
         :param prefix: what its id begins with
         :raises NotFound: there is no such container
         :raises FailedPrecondition: it does not run, or the command cannot be executed
@@ -179,25 +180,34 @@ class Processes:
         process = await self._process(container, status.pid, options)
         exec_id = prefix + secrets.token_hex(8)
         stdio = Stdio(terminal=options.terminal, attach=attach, hold_stdin=attach and options.stdin)
-        with self._context.connections.hold((scope.namespace, container.id, exec_id)):
-            await task.exec(ExecSpec(exec_id, json.dumps(process).encode(), stdio))
-            started = False
-            try:
-                async with AsyncExitStack() as stack:
-                    attachment: Attachment | None = None
-                    if attach:
-                        attachment = await stack.enter_async_context(
-                            task.attach(exec_id, stdin=options.stdin)
-                        )
-                    if options.window is not None:
-                        await _resize(task, options.window, exec_id, attachment)
-                    pid = await task.start(exec_id)
-                    started = True
-                    yield Session(container, Started(pid, exec_id), attachment)
-            except BaseException:
-                if not (started and self._context.stopping.is_set()):
-                    await _forget(task, exec_id)
-                raise
+        stopping = self._context.stopping
+        left_alone = False
+        try:
+            with self._context.connections.hold((scope.namespace, container.id, exec_id)):
+                await task.exec(ExecSpec(exec_id, json.dumps(process).encode(), stdio))
+                started = False
+                try:
+                    async with AsyncExitStack() as stack:
+                        attachment: Attachment | None = None
+                        if attach:
+                            attachment = await stack.enter_async_context(
+                                task.attach(exec_id, stdin=options.stdin)
+                            )
+                        if options.window is not None:
+                            await _resize(task, options.window, exec_id, attachment)
+                        pid = await task.start(exec_id)
+                        started = True
+                        yield Session(container, Started(pid, exec_id), attachment)
+                except BaseException:
+                    left_alone = started and (not attach or stopping.is_set())
+                    if not left_alone:
+                        await _forget(task, exec_id)
+                    raise
+        except BaseException:
+            if left_alone and not stopping.is_set():
+                with anyio.CancelScope(shield=True):
+                    await self.forget_ended_exec(scope, container.id, exec_id)
+            raise
         await self.forget_ended_exec(scope, container.id, exec_id)
 
     async def forget_ended_exec(self, scope: Scope, id: str, exec_id: str) -> None:
@@ -212,8 +222,8 @@ class Processes:
 
         try:
             await self._context.finisher.finish(forget)
-        except NotFound:
-            pass
+        except (NotFound, Unavailable):
+            pass  # its container has just ended, or was removed
         except OrlopError as error:
             log.warning("exec %s of container %s could not be forgotten: %s", exec_id, id, error)
 
