@@ -270,7 +270,10 @@ def test_an_image_that_was_not_on_the_disk_is_unpacked_again(tmp_path: Path, sna
             # Its content is there: nothing but the unpacking is done again.
             daemon.must(daemon.ctr("snapshots", "--snapshotter", snapshotter, "ls"))
             daemon.must(daemon.orlop("pull", "-q", "--snapshotter", snapshotter, reference))
-            assert daemon.must(daemon.ctr("snapshots", "--snapshotter", snapshotter, "ls")).count("Committed") == 2
+            assert (
+                daemon.must(daemon.ctr("snapshots", "--snapshotter", snapshotter, "ls")).count("Committed")
+                == 2
+            )
             daemon.stop()
             eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 10)
     finally:

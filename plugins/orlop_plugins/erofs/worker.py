@@ -29,7 +29,8 @@ def work(line: bytes, fds: Sequence[int], link: Link) -> Outcome:
     job = decode_job(line)
     source = open_blob(job, fds)
     image = fds[0]
-    if os.fstat(image).st_size:  # else ext4 takes it for a file written anew, and writes it out when it is closed
+    # Not an empty one: ext4 would take it for a file that is written anew, and write it out at its close.
+    if os.fstat(image).st_size:
         os.ftruncate(image, 0)
     lock_in(job.scratch)
     unpacker = Unpacker(image, job.limits, Marks.of(userxattr=job.userxattr))

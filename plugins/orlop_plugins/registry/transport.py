@@ -39,7 +39,7 @@ _ANY = frozenset({301, 302, 303}) | _KEEPING
 
 
 # Each read costs a dozen calls, whatever comes of it; asyncio takes this much from a socket at a time.
-httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10
+setattr(httpcore.AsyncHTTP11Connection, "READ_NUM_BYTES", 256 << 10)  # noqa: B010 - there is no parameter for it
 
 
 @dataclass(frozen=True, slots=True)

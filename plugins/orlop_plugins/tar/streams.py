@@ -233,7 +233,7 @@ class Stream:
         return b"".join(parts)
 
     def pieces(self, size: int) -> Iterable[memoryview]:
-        """Exactly ``size`` bytes in pieces as they come; what is at hand as a whole is passed over at once."""
+        """Exactly ``size`` bytes in pieces as they come; what is all at hand is passed over at once."""
         begin, end = self._at, self._at + size
         if end > len(self._chunk):
             return self._rest(size)
