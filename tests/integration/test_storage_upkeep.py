@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.daemon import Daemon, eventually, refused
+from orlop_protos.containerd.services.mounts.v1 import mounts_pb2_grpc
+from orlop_protos.containerd.services.mounts.v1.mounts_pb2 import ActivateRequest, DeactivateRequest
+from orlop_protos.containerd.types.mount_pb2 import Mount
+from tests.support.daemon import Daemon, eventually, mounts_under, refused
 from tests.support.images import busybox_layer, make_image, save_archive, text_layer
 
 LABELS = "containerd.io/gc.root=1"
@@ -97,6 +102,32 @@ def test_fsck_finds_and_mends(fresh_daemon: Daemon) -> None:
     assert left == [good]
     lines = daemon.must(daemon.orlop("system", "fsck", "--output", "json")).splitlines()
     assert json.loads(lines[-1])["summary"]["findings"] == 0
+
+
+def test_fsck_unmounts_what_a_task_left_and_nothing_else(fresh_daemon: Daemon, tmp_path: Path) -> None:
+    daemon, image = fresh_daemon, tmp_path / "layer.erofs"
+    (tmp_path / "layer").mkdir()
+    subprocess.run(["mkfs.erofs", "--quiet", image, tmp_path / "layer"], check=True, timeout=30)
+    ghost = daemon.state / "runtime/some/tasks" / daemon.namespace / "ghost/rootfs"
+    disk = daemon.root / "disk"  # of the operator's
+    for place in (ghost, disk):
+        place.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    try:
+        mounts: Any = mounts_pb2_grpc.MountsStub(daemon.channel())
+        layer = Mount(type="erofs", source=str(image), options=["ro"])
+        header = (("containerd-namespace", daemon.namespace),)
+        kept = mounts.Activate(ActivateRequest(name="kept", mounts=[layer]), metadata=header, timeout=20).info
+        found = daemon.orlop("system", "fsck").stdout.decode()
+        assert [line for line in found.splitlines() if "MOUNT_UNKNOWN" in line and str(ghost) in line]
+        daemon.must(daemon.orlop("system", "fsck", "--repair"))
+        assert "all is well" in daemon.must(daemon.orlop("system", "fsck"))
+        active = {each.mount_point for each in kept.active}
+        assert set(mounts_under(daemon.folder)) == {str(disk), *active}
+        mounts.Deactivate(DeactivateRequest(name="kept"), metadata=header, timeout=20)
+    finally:
+        for place in (ghost, disk):
+            subprocess.run(["umount", place], capture_output=True)
 
 
 @pytest.mark.parametrize("snapshotter", ["overlayfs", "erofs"])

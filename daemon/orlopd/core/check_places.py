@@ -10,7 +10,6 @@ import anyio
 from anyio import to_thread
 
 from orlopd.plugin.mount import mount_points, unmount
-from orlopd.plugin.provider import SNAPSHOTTER
 
 from .checks import Finding
 from .core import Core
@@ -54,22 +53,18 @@ class ContainerPlaces:
     async def _look(self) -> tuple[set[_Key], set[str]]:
         # The places first: what is made meanwhile has its record by the time that is read.
         folders = await to_thread.run_sync(lambda: set(self._folders.all()))
-        settings = self._core.settings
-        points = await to_thread.run_sync(
-            lambda: {str(each) for root in (settings.state, settings.root) for each in mount_points(root)}
-        )
+        # Nothing for a task is ever mounted in the root folder: what is there may be a disk of the operator's.
+        state = self._core.settings.state
+        points = await to_thread.run_sync(lambda: set(mount_points(state)))
         known: set[_Key] = set()
         for namespace in await self._core.namespaces.list():
             scope = Scope(namespace.name)
             known |= {(scope.namespace, each.id) for each in await self._core.containers.list(scope)}
             known |= {(scope.namespace, each.id) for each in await self._core.tasks.list(scope)}
-        own = {str(settings.state), str(settings.root)}
-        # What a snapshotter has mounted to show others' layers by it keeps itself, whoever needs it.
-        kept = (self._folders.mounts, settings.root / SNAPSHOTTER.short)
         unknown = {
             point
-            for point in points - own
-            if not any(Path(point).is_relative_to(each) for each in kept)
+            for point in points - {str(state)}
+            if not Path(point).is_relative_to(self._core.mounts.folder)
             and not any(pair in known for pair in pairwise(Path(point).parts))
         }
         return {key for key in folders if key not in known and not key[0].startswith(".")}, unknown

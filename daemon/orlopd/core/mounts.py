@@ -85,6 +85,11 @@ class Mounts:
         self._records: dict[tuple[str, str], _Record] = {}
         self._last = 0
 
+    @property
+    def folder(self) -> Path:
+        """Where activations are; what is mounted in it is this class's."""
+        return self._folder
+
     async def recover(self) -> None:
         """Take over what an earlier daemon left, and undo what it left half done."""
         for record in await anyio.to_thread.run_sync(self._read_all):
