@@ -13,7 +13,7 @@ from tests.support.images import save_archive
 from .running import Running
 from .world import FULL, seed
 
-ROUNDS = int(os.environ.get("ORLOP_ROUNDS") or (500 if FULL else 12))
+ROUNDS = int(os.environ.get("ORLOP_ROUNDS") or (500 if FULL else 20))
 """The proof may be given in pieces, each with a seed of its own."""
 
 

@@ -19,7 +19,7 @@ MIB = 1 << 20
 FULL = bool(os.environ.get("ORLOP_PROVE"))
 SIZE = (2048 if FULL else 64) * MIB
 PIECE = 256 << 10
-EXECS = 10_000 if FULL else 100
+EXECS = 10_000 if FULL else 200
 AT_ONCE = 4
 GROWTH = 24 * MIB
 """How much memory may grow over the streams: buffers, and not what goes through them."""

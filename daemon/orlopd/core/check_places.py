@@ -53,7 +53,7 @@ class ContainerPlaces:
     async def _look(self) -> tuple[set[_Key], set[str]]:
         # The places first: what is made meanwhile has its record by the time that is read.
         folders = await to_thread.run_sync(lambda: set(self._folders.all()))
-        # Nothing for a task is ever mounted in the root folder: what is there may be a disk of the operator's.
+        # Nothing for a task is ever mounted in the root folder: a disk that is there is the operator's.
         state = self._core.settings.state
         points = await to_thread.run_sync(lambda: set(mount_points(state)))
         known: set[_Key] = set()
