@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
 from ._images import BlobProgress, Platform, Resolved
+from ._kinds import ContainerState, LogStream, Network
 from ._settings import (
     Device,
     Health,
@@ -15,45 +15,12 @@ from ._settings import (
     Hook,
     Mount,
     Namespaces,
-    Network,
     Resources,
     Rlimit,
     Security,
     SpecChange,
     UserNamespace,
 )
-
-
-class ContainerState(StrEnum):
-    """How a container is."""
-
-    UNSPECIFIED = "unspecified"
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    STOPPED = "stopped"
-
-
-class PullPolicy(StrEnum):
-    """When to pull an image that is to be run."""
-
-    MISSING = "missing"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
-class OnCancel(StrEnum):
-    """What giving up a stream does to its process."""
-
-    DETACH = "detach"
-    KILL = "kill"
-
-
-class LogStream(StrEnum):
-    """Where a line was written."""
-
-    STDOUT = "stdout"
-    STDERR = "stderr"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,34 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from ._settings import Healthcheck
+from ._kinds import BlobKind, BlobState
 
-
-class BlobKind(StrEnum):
-    """The part a blob plays in an image."""
-
-    UNSPECIFIED = "unspecified"
-    INDEX = "index"
-    MANIFEST = "manifest"
-    CONFIG = "config"
-    LAYER = "layer"
-
-
-class BlobState(StrEnum):
-    """The states of a blob in a pull and in a push, in their order."""
-
-    UNSPECIFIED = "unspecified"
-    WAITING = "waiting"
-    FETCHING = "fetching"
-    FETCHED = "fetched"
-    EXISTS = "exists"
-    UNPACKING = "unpacking"
-    UNPACKED = "unpacked"
-    PUSHING = "pushing"
-    PUSHED = "pushed"
-    MOUNTED = "mounted"
+if TYPE_CHECKING:
+    from ._settings import Healthcheck
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,50 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
-
-class Network(StrEnum):
-    """The network a container is in: one of its own with loopback alone, or the machine's."""
-
-    NONE = "none"
-    HOST = "host"
-
-
-class MountType(StrEnum):
-    """The kinds of mount."""
-
-    BIND = "bind"
-    TMPFS = "tmpfs"
-    VOLUME = "volume"
-
-
-class HookStage(StrEnum):
-    """When a hook is run; the values are the OCI runtime specification's names."""
-
-    PRESTART = "prestart"
-    CREATE_RUNTIME = "createRuntime"
-    CREATE_CONTAINER = "createContainer"
-    START_CONTAINER = "startContainer"
-    POSTSTART = "poststart"
-    POSTSTOP = "poststop"
-
-
-class HealthStatus(StrEnum):
-    """Whether what runs in a container works."""
-
-    UNSPECIFIED = "unspecified"
-    STARTING = "starting"
-    HEALTHY = "healthy"
-    UNHEALTHY = "unhealthy"
-
-
-class NamespaceMode(StrEnum):
-    """Whose namespace of a kind: the container's or the machine's."""
-
-    UNSPECIFIED = "unspecified"
-    PRIVATE = "private"
-    HOST = "host"
+from ._kinds import HealthStatus, HookStage, MountType, NamespaceMode
 
 
 @dataclass(frozen=True, slots=True)

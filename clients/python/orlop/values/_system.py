@@ -5,28 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
-
-class ObjectKind(StrEnum):
-    """A kind of object that the daemon keeps."""
-
-    UNSPECIFIED = "unspecified"
-    BLOB = "blob"
-    SNAPSHOT = "snapshot"
-    IMAGE = "image"
-    CONTAINER = "container"
-    LEASE = "lease"
-    INGEST = "ingest"
-
-
-class PluginStatus(StrEnum):
-    """How a plugin is."""
-
-    UNSPECIFIED = "unspecified"
-    OK = "ok"
-    SKIPPED = "skipped"
-    FAILED = "failed"
+from ._kinds import ObjectKind, PluginStatus
 
 
 @dataclass(frozen=True, slots=True)
