@@ -196,6 +196,31 @@ async def test_a_blob_that_a_mirror_breaks_off_is_taken_up_at_the_registry(
     assert mirror.asked("HEAD") == []  # it may not resolve
 
 
+async def test_a_mirror_that_always_breaks_off_is_passed_over(
+    hosts: Hosts, faulty: FaultyRegistry, mirror: FaultyRegistry
+) -> None:
+    layer = faulty.served.layers[0]
+    blob = faulty.served.blobs[layer]
+    mirror.image = faulty.image
+    mirror.on(f"GET .*{layer}", lambda handler: handler.cut(blob, 30))
+    hosts.write("registry.invalid", route(faulty, mirror))
+    await hosts.rig.pull(NAME)
+    assert [seen.header("range") for seen in faulty.asked(layer)] == ["bytes=30-"]
+
+
+async def test_a_mirror_without_a_registry_behind_it_is_named(
+    hosts: Hosts, faulty: FaultyRegistry, mirror: FaultyRegistry
+) -> None:
+    layer = faulty.served.layers[0]
+    blob = faulty.served.blobs[layer]
+    mirror.image = faulty.image
+    mirror.on(f"GET .*{layer}", lambda handler: handler.cut(blob, 30))
+    only = f'server = "http://{faulty.address}"\ncapabilities = ["push"]\n[host."http://{mirror.address}"]'
+    hosts.write("registry.invalid", only)
+    with pytest.raises(Unavailable, match=f"{mirror.address}, a mirror of registry.invalid, breaks off"):
+        await hosts.rig.pull(NAME)
+
+
 async def test_where_all_fail_the_registry_has_the_word(
     hosts: Hosts, faulty: FaultyRegistry, mirror: FaultyRegistry
 ) -> None:

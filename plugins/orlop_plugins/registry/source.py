@@ -136,11 +136,12 @@ class RegistrySource:
                     async for chunk in chunks:
                         done += len(chunk)
                         if done > descriptor.size:
-                            raise self._wrong_size(descriptor, "more")
+                            raise self._wrong_size(place, descriptor, "more")
                         yield chunk
-                problem = self._broken(descriptor, done, "it ended")
+                problem = self._broken(place, descriptor, done, "it ended")
             except httpx.HTTPError as error:
-                problem = self._broken(descriptor, done, answers.clean(str(error)) or type(error).__name__)
+                how = answers.clean(str(error)) or type(error).__name__
+                problem = self._broken(place, descriptor, done, how)
             except DeadlineExceeded as error:
                 problem = error
                 if done == before and not self._pass_over(places, dead=True):
@@ -154,7 +155,9 @@ class RegistrySource:
             failures = 0 if done - before >= _PROGRESS else failures + 1
             if done < descriptor.size:
                 if failures > self._transport.config.retries:
-                    raise problem
+                    if not self._pass_over(places, dead=True):
+                        raise problem
+                    failures = 0
                 await anyio.sleep(self._transport.pause(failures))
 
     def _all_places(self) -> list[Access]:
@@ -179,7 +182,7 @@ class RegistrySource:
         """One transfer from ``start`` on; bytes that a server without ranges sends again are dropped."""
         response = await self._open(place, descriptor, start)
         try:
-            skip = self._first_byte(response, descriptor, start)
+            skip = self._first_byte(place, response, descriptor, start)
             async with aclosing(place.transport.body(response)) as chunks:
                 async for chunk in chunks:
                     if skip >= len(chunk):
@@ -226,7 +229,7 @@ class RegistrySource:
             return False
         return url.scheme == "https" and bool(url.host) and not url.userinfo and not is_loopback(url.host)
 
-    def _first_byte(self, response: httpx.Response, descriptor: Descriptor, start: int) -> int:
+    def _first_byte(self, place: Access, response: httpx.Response, descriptor: Descriptor, start: int) -> int:
         """How many bytes of the body come before ``start``.
 
         :raises DataLoss: the server says another size than the manifest
@@ -235,23 +238,23 @@ class RegistrySource:
         if response.status_code == 206:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
             if not match or int(match[1]) != start or match[3] not in ("*", str(descriptor.size)):
-                raise self._wrong_size(descriptor, "another range")
+                raise self._wrong_size(place, descriptor, "another range")
             return 0
         if length.isascii() and length.isdigit() and int(length) != descriptor.size:
-            raise self._wrong_size(descriptor, f"{length} bytes")
+            raise self._wrong_size(place, descriptor, f"{length} bytes")
         return start
 
-    def _wrong_size(self, descriptor: Descriptor, what: str) -> DataLoss:
+    def _wrong_size(self, place: Access, descriptor: Descriptor, what: str) -> DataLoss:
         return DataLoss(
-            f"registry {self._reference.host} sends {what} for {descriptor.digest}; "
+            f"registry {place.transport.host} sends {what} for {descriptor.digest}; "
             f"the image says {descriptor.size} bytes",
             reason="SIZE_MISMATCH",
             resource=self._image,
         )
 
-    def _broken(self, descriptor: Descriptor, done: int, how: str) -> Unavailable:
+    def _broken(self, place: Access, descriptor: Descriptor, done: int, how: str) -> Unavailable:
         return Unavailable(
-            f"registry {self._reference.host} breaks off {descriptor.digest} after {done} of "
+            f"registry {place.transport.host} breaks off {descriptor.digest} after {done} of "
             f"{descriptor.size} bytes: {how}",
             reason="TRUNCATED",
             resource=self._image,
