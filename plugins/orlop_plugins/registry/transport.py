@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-import httpcore
 import httpx
 
 from orlopd.plugin.errors import DeadlineExceeded, OrlopError, Unavailable
@@ -36,10 +35,6 @@ _ERROR_BODY = 16 << 10
 _KEEPING = frozenset({307, 308})
 """Redirects that keep the method; others turn what writes into a GET, which is not what was asked."""
 _ANY = frozenset({301, 302, 303}) | _KEEPING
-
-
-# Each read costs a dozen calls, whatever comes of it; asyncio takes this much from a socket at a time.
-setattr(httpcore.AsyncHTTP11Connection, "READ_NUM_BYTES", 256 << 10)  # noqa: B010 - there is no parameter for it
 
 
 @dataclass(frozen=True, slots=True)
