@@ -156,8 +156,30 @@ def test_a_restart_policy_counts_from_when_it_is_set(box: Box) -> None:
 
 def test_one_that_removes_itself_gets_no_restart_policy(box: Box) -> None:
     box.run("sleep", "1000", auto_remove=True)
+    before = box.limits()
     with pytest.raises(errors.InvalidArgument, match="is removed when it ends"):
-        box.update(restart="always")
+        box.update(restart="always", memory_bytes=64 * MEBI)
+    assert box.limits() == before
+
+
+def test_a_container_that_was_stopped_stays_so_with_a_policy_that_it_gets_later(
+    daemon: Daemon, box: Box
+) -> None:
+    box.run("sleep", "1000")
+    box.stop()
+    assert box.update(restart="unless-stopped").labels["containerd.io/restart.explicitly-stopped"] == "true"
+
+
+def test_half_of_a_limit_of_processors_leaves_the_other(box: Box) -> None:
+    box.run("sleep", "1000")
+    box.update(cpu_quota=50_000, cpu_period=25_000)
+    box.update(cpu_quota=30_000)
+    assert (box.kept.cpu_quota, box.kept.cpu_period) == (30_000, 25_000)
+    box.update(nano_cpus=10**9)
+    assert (box.kept.nano_cpus, box.kept.cpu_quota, box.kept.cpu_period) == (10**9, 0, 0)
+    box.update(cpu_period=50_000)
+    assert (box.kept.nano_cpus, box.kept.cpu_quota, box.kept.cpu_period) == (0, 100_000, 50_000)
+    assert box.limits()["cpu.cfs_quota_us"] == "100000"
 
 
 def test_a_container_of_ctr_is_changed_as_well(daemon: Daemon, box: Box) -> None:

@@ -127,6 +127,24 @@ async def test_a_limit_counts_starts_that_failed(first: float) -> None:
     assert count_of(world.container) == 3
 
 
+@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
+async def test_starts_that_fail_when_the_daemon_starts_wait_as_well(policy: str) -> None:
+    world = World(policy, [0, None, None, None, 0])
+    await world.restarts.consider(SCOPE, "c", starting=True)
+    assert (world.slept, world.starts) == ([0.2, 0.4, 0.8], 1)
+
+
+async def test_who_stops_a_container_that_cannot_be_started_with_the_daemon_is_obeyed() -> None:
+    world = World("always", [0, None, None, None])
+
+    async def stop(seconds: float) -> None:
+        world.container = replace(world.container, labels={**world.container.labels, STOPPED_LABEL: "true"})
+
+    world.restarts._sleep = stop
+    await world.restarts.consider(SCOPE, "c", starting=True)
+    assert len(world.runs) == 2
+
+
 async def test_who_stopped_a_container_while_it_waited_is_obeyed() -> None:
     world = World("always", [0, 0])
 

@@ -9,14 +9,17 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 
 from orlop_plugins.erofs.differ import ErofsDiffer
 from orlop_plugins.erofs.image import IMAGE, make, put_on
+from orlop_plugins.erofs.nodes import Marks
 from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
+from orlop_plugins.erofs.unpack import Unpacker
+from orlop_plugins.tar.headers import REG, Entry
 from orlop_plugins.tar.limits import Limits
 from orlop_plugins.tar.pool import WorkerPool
 from orlopd.plugin.errors import (
@@ -337,3 +340,16 @@ def test_a_worker_has_nothing_but_its_descriptors(tmp_path: Path) -> None:
         *("Read-only file system", "Operation not permitted", "Operation not permitted"),
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_say_little_at_great_length_are_not_kept(tmp_path: Path) -> None:
+    class Nothing:
+        def data(self) -> tuple[memoryview, ...]:
+            return ()
+
+    with (tmp_path / "image").open("w+b") as image:
+        unpacker = Unpacker(image.fileno(), Limits(), Marks.of(userxattr=False))
+        for number in range(20):
+            name = b"d/" + b"./" * 50_000 + b"/" * number + b"x"
+            unpacker._entry(Entry(name, REG), cast("Any", Nothing()))
+        assert sum(map(len, unpacker._heads)) < 10_000

@@ -239,6 +239,11 @@ def test_what_runtimes_refuse_comes_with_what_to_do(said: str, hint: str) -> Non
     assert hint in explain(Failure("create", 1, said), "OCI runtime create failed").hint
 
 
+def test_a_long_complaint_is_not_looked_through_for_ever() -> None:
+    said = 'exec: "/' + "creating mountpoint " * 5000 + '": stat: file name too long'
+    assert "create" in explain(Failure("create", 1, said), "OCI runtime create failed").message
+
+
 def test_a_runtime_that_says_nothing_is_told_by_its_exit_code() -> None:
     assert "'create' ended with code 3 and said nothing" in explain(Failure("create", 3, ""), "x").message
 

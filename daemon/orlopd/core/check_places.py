@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -54,7 +55,8 @@ class ContainerPlaces:
         # The places first: what is made meanwhile has its record by the time that is read.
         folders = await to_thread.run_sync(lambda: set(self._folders.all()))
         # Nothing for a task is ever mounted in the root folder: a disk that is there is the operator's.
-        state = self._core.settings.state
+        settings = self._core.settings
+        state, root, own = map(os.path.realpath, (settings.state, settings.root, self._core.mounts.folder))
         points = await to_thread.run_sync(lambda: set(mount_points(state)))
         known: set[_Key] = set()
         for namespace in await self._core.namespaces.list():
@@ -63,8 +65,8 @@ class ContainerPlaces:
             known |= {(scope.namespace, each.id) for each in await self._core.tasks.list(scope)}
         unknown = {
             point
-            for point in points - {str(state)}
-            if not Path(point).is_relative_to(self._core.mounts.folder)
+            for point in points - {state}
+            if not any(Path(point).is_relative_to(each) for each in (own, root))
             and not any(pair in known for pair in pairwise(Path(point).parts))
         }
         return {key for key in folders if key not in known and not key[0].startswith(".")}, unknown

@@ -6,12 +6,14 @@ ROOT/checkpoints/.HEX              what is being written
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 from anyio import to_thread
 
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument
@@ -24,6 +26,8 @@ from .diffs import Diffs
 from .identifiers import quoted
 from .scope import Scope
 from .shield import shielded
+
+log = logging.getLogger("orlopd.checkpoints")
 
 CRIU = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
 CONFIG = "application/vnd.containerd.container.checkpoint.config.v1+proto"
@@ -39,6 +43,7 @@ class Checkpoints:
         self._diffs = diffs
         self._folder = folder
         self._laid: set[tuple[str, str]] = set()
+        self._lock = anyio.Lock()
 
     async def save(
         self, scope: Scope, task: Task, options: TypedBytes | None, config: bytes
@@ -57,7 +62,7 @@ class Checkpoints:
             tar = await self._diffs.diff(scope, (), [_bind(folder)], media_type=_TAR)
         finally:
             with shielded():
-                await to_thread.run_sync(remove_tree, folder)
+                await to_thread.run_sync(_remove, folder)
         info = await self._content.add_blob(scope, f"checkpoint-config-{os.urandom(8).hex()}", config)
         return replace(tar, media_type=CRIU), Descriptor(CONFIG, info.digest, info.size)
 
@@ -75,8 +80,9 @@ class Checkpoints:
             )
         folder = self._folder / scope.namespace / id
         try:
-            self._laid.add((scope.namespace, id))
-            await to_thread.run_sync(_make_anew, folder)
+            async with self._lock:
+                self._laid.add((scope.namespace, id))
+                await to_thread.run_sync(_make_anew, folder)
             async with await self._content.open(scope, checkpoint.digest) as blob:
                 if checkpoint.size and blob.size != checkpoint.size:
                     raise FailedPrecondition(
@@ -93,9 +99,10 @@ class Checkpoints:
 
     async def forget(self, namespace: str, id: str) -> None:
         """Remove what a task was to be restored from, if there is anything."""
-        if (namespace, id) in self._laid:
-            await to_thread.run_sync(_remove, self._folder / namespace / id)
-            self._laid.discard((namespace, id))
+        async with self._lock:
+            if (namespace, id) in self._laid:
+                self._laid.discard((namespace, id))
+                await to_thread.run_sync(_remove, self._folder / namespace / id)
 
     async def sweep(self, kept: Collection[tuple[str, str]]) -> None:
         """Remove what an earlier daemon left, except for the tasks ``kept``, by namespace and id."""
@@ -125,10 +132,14 @@ def _make_anew(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
-        remove_tree(folder)
-        with suppress(OSError):
-            folder.parent.rmdir()
+    """What cannot be removed is swept at the next start."""
+    try:
+        if folder.exists():
+            remove_tree(folder)
+    except OSError as error:
+        log.warning("cannot remove the checkpoint in %s: %s", folder, error)
+    with suppress(OSError):
+        folder.parent.rmdir()
 
 
 def _bind(folder: Path) -> Mount:

@@ -37,6 +37,7 @@ from .settle import is_plain
 from .sparse import SparseFile, map_size
 
 _NO_BASE = frozenset((b"", b".", b".."))
+_SHORT = 256
 _LINKS = 40
 _REMEMBERED = 10_000
 _MAX_PATH, _MAX_NAME = 4095, 255
@@ -97,7 +98,7 @@ class Unpacker:
                 return
             named, base = base, parts.pop()
             where = b"/".join(parts)
-            if named == base:
+            if named == base and len(head) <= _SHORT:
                 if len(self._heads) >= _REMEMBERED:
                     self._heads.clear()
                 self._heads[head] = where

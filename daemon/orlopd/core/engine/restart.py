@@ -58,7 +58,7 @@ class Restarts:
             ended = True
             while await self._once(scope, id, starting=starting, ended=ended) or key in self._again:
                 ended = key in self._again
-                starting = starting and not ended
+                starting = False  # an attempt that failed is followed by a pause, and heeds who stops it
                 self._again.discard(key)
         except NotFound:
             pass  # removed
@@ -91,7 +91,7 @@ class Restarts:
             raise
         except OrlopError as error:
             log.warning("container %s could not be started again: %s", name_of(container), error)
-            return not starting or policy_of(container).when is not When.ON_FAILURE
+            return True
 
     async def _judge(self, scope: Scope, id: str) -> None:
         """Begin to count anew after a run that went well."""

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 from anyio import to_thread
 
 from orlopd.core.scope import Scope
+from orlopd.plugin.errors import DeadlineExceeded
 from orlopd.plugin.runtime import ProcessEntry
 
 from .find import Finder
 from .processes import EXEC_PREFIX, Processes
+from .record import name_of
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MOST_ARGS = 4096
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,18 @@ class Top:
 
         :raises NotFound: there is no such container
         :raises FailedPrecondition: it does not run
+        :raises DeadlineExceeded: a process keeps us from reading its arguments, which are in its memory
         """
         container = await self._finder.container(scope, reference)
         task, _ = await self._processes.running(scope, container)
         entries = await task.pids()
-        found = await to_thread.run_sync(_look, entries)
+        try:
+            with anyio.fail_after(_LOOK_SECONDS):
+                found = await to_thread.run_sync(_look, entries, abandon_on_cancel=True)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the processes of {name_of(container)} could not be looked at in {_LOOK_SECONDS:g} s"
+            ) from None
         # A pid may have become another's while we read: those count that are still the container's.
         still = {entry.pid for entry in await task.pids()}
         return [process for process in found if process.pid in still]

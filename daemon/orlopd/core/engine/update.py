@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from anyio import to_thread
+
 from orlopd.core.oci import Resources
 from orlopd.core.oci.resources import build_resources
 from orlopd.core.scope import Scope
+from orlopd.core.shield import shielded
 from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.runtime import TaskState
 from orlopd.plugin.values import Container, now
 
 from .context import Context
 from .find import Finder
-from .policy import COUNT_LABEL, POLICY_LABEL, STATUS_LABEL, RestartPolicy, When
+from .policy import COUNT_LABEL, POLICY_LABEL, STATUS_LABEL, STOPPED_LABEL, RestartPolicy, When, policy_of
 from .record import EXTENSION, config_of, name_of, pack_spec, spec_of, with_extension
 
 _FIXED = ("block_limits", "huge_pages", "unified", "device_rules")
@@ -26,7 +29,7 @@ _KINDS = {
     "pids": ("pids",),
     "blockIO": ("block_weight",),
 }
-_PROCESSORS = ("nano_cpus", "cpu_quota", "cpu_period")
+_LABELS = (POLICY_LABEL, STATUS_LABEL, COUNT_LABEL)
 _ALIVE = (TaskState.CREATED, TaskState.RUNNING, TaskState.PAUSED, TaskState.PAUSING)
 
 
@@ -61,28 +64,45 @@ class Updater:
         async with self._context.locks.hold(self._context.lock(scope, container.id)):
             container = await self._context.containers.get(scope, container.id)
             paths: list[str] = []
-            if given:
-                container = await self._limit(scope, container, given)
-                paths.append("spec")
             if policy is not None:
-                container = _with_policy(container, policy)
-                paths += [f"labels.{label}" for label in (POLICY_LABEL, STATUS_LABEL, COUNT_LABEL)]
+                stopped = await self._is_stopped(scope, container)
+                container = _with_policy(container, policy, stopped=stopped)
+                paths += [f"labels.{label}" for label in (*_LABELS, STOPPED_LABEL)]
             if config_of(container) is not None:
                 paths.append(f"extensions.{EXTENSION}")
-            return await self._context.containers.update(scope, replace(container, updated_at=now()), paths)
+            with shielded():  # what the runtime took is to be in the record
+                if given:
+                    container = await self._limit(scope, container, given)
+                    paths.append("spec")
+                container = replace(container, updated_at=now())
+                return await self._context.containers.update(scope, container, paths)
+
+    async def _is_stopped(self, scope: Scope, container: Container) -> bool:
+        """Whether it ran and does not any more."""
+        task = await self._finder.task(scope, container)
+        if task is not None:
+            return (await task.status()).state is TaskState.STOPPED
+        life = await to_thread.run_sync(self._context.folders.life, scope.namespace, container.id)
+        return life.started_at is not None
 
     async def _limit(self, scope: Scope, container: Container, given: Mapping[str, Any]) -> Container:
         """Change limits of what runs; the record that says so."""
         config = config_of(container)
         before = config.spec.resources if config is not None else Resources()
-        if any(name in given for name in _PROCESSORS):  # the two ways to say how much exclude each other
-            before = replace(before, **dict.fromkeys(_PROCESSORS, 0))
+        spec = spec_of(container)
+        linux: dict[str, Any] = spec.get("linux") or {}
+        # The two ways to say how much of the processors exclude each other.
+        if "nano_cpus" in given:
+            before = replace(before, cpu_quota=0, cpu_period=0)
+        elif "cpu_quota" in given or "cpu_period" in given:
+            resources: dict[str, Any] = linux.get("resources") or {}
+            cpu: dict[str, Any] = resources.get("cpu") or {}
+            quota, period = cpu.get("quota") or 0, cpu.get("period") or 0
+            before = replace(before, nano_cpus=0, cpu_quota=quota, cpu_period=period)
         after = replace(before, **given)
         built = cast("dict[str, Any]", build_resources(after))
         # Of the rest a plugin may have said otherwise.
         limits = {kind: built[kind] for kind, names in _KINDS.items() if not given.keys().isdisjoint(names)}
-        spec = spec_of(container)
-        linux: dict[str, Any] = spec.get("linux") or {}
         changed = _merged(linux.get("resources") or {}, limits)
         task = await self._finder.task(scope, container)
         if task is not None and (await task.status()).state in _ALIVE:
@@ -106,8 +126,12 @@ def _merged(before: Mapping[str, Any], limits: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def _with_policy(container: Container, policy: RestartPolicy) -> Container:
+def _with_policy(container: Container, policy: RestartPolicy, *, stopped: bool) -> Container:
+    """
+    :param stopped: it does not run. That nobody stopped it on purpose is known only of those with a policy
+    """
     config = config_of(container)
+    had_none = policy_of(container).when is When.NO
     if config is not None:
         if config.spec.auto_remove and policy.when is not When.NO:
             raise InvalidArgument(
@@ -115,6 +139,7 @@ def _with_policy(container: Container, policy: RestartPolicy) -> Container:
                 reason="RESTART_AND_REMOVE",
             )
         container = with_extension(container, replace(config, spec=replace(config.spec, restart=str(policy))))
-    ours = (POLICY_LABEL, STATUS_LABEL, COUNT_LABEL)
-    labels = {key: value for key, value in container.labels.items() if key not in ours}
+    labels = {key: value for key, value in container.labels.items() if key not in _LABELS}
+    if had_none and stopped and policy.when is not When.NO:
+        labels[STOPPED_LABEL] = "true"
     return replace(container, labels={**labels, **policy.labels})

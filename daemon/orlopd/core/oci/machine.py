@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 _PAGES = re.compile(r"hugepages-(\d+)kB")
+_LONGEST, _MOST = 4096, 8191  # NR_CPUS is 8192 at most
 _UNITS = ("KB", "MB", "GB")
 
 
@@ -54,11 +55,16 @@ class Machine:
 
 
 def numbers_of(text: str) -> Set[int]:
-    """A set as the kernel writes it, ``0-3,6``. :raises ValueError: it is none"""
+    """A set as the kernel writes it, ``0-3,6``. :raises ValueError: it is none, or has numbers beyond any"""
     numbers: set[int] = set()
+    if len(text) > _LONGEST:
+        raise ValueError("too long")
     for part in text.split(","):
         first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
+        begin, end = int(first), int(last or first)
+        if not 0 <= begin <= end <= _MOST:
+            raise ValueError(part)
+        numbers.update(range(begin, end + 1))
     return numbers
 
 

@@ -27,7 +27,7 @@ from .types import (
 CPU_PERIOD = 100_000  # microseconds, the kernel's own default
 _SHORTEST_QUOTA = 1_000  # microseconds: the kernel takes no less
 _LEAST_MEMORY = 6 << 20  # what a runtime needs to start a process at all
-_CPUSET = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:,\d{1,5}(?:-\d{1,5})?)*")
+_CPUSET = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*")
 _PAGE_SIZE = re.compile(r"[1-9]\d*[KMG]B")
 _UNIFIED = re.compile(r"[a-z_]+\.[a-z0-9_.]+")
 _RULE = re.compile(r"([abc]) (\d+|\*):(\d+|\*) ([rwm]{1,3})")
@@ -173,9 +173,11 @@ def _cpu(wanted: Resources, machine: Machine) -> Cpu:
 
 
 def _numbered(text: str, there: Set[int], what: str) -> str:
-    if not _CPUSET.fullmatch(text):
-        raise _bad(f"{text[:80]!r} is no set of {what}: want 0-3,6")
-    if not numbers_of(text) <= there:
+    try:
+        numbers = numbers_of(text if _CPUSET.fullmatch(text) else "")
+    except ValueError:
+        raise _bad(f"{text[:80]!r} is no set of {what}: want 0-3,6") from None
+    if not numbers <= there:
         raise _bad(f"{what} {text[:80]} are not all available: this machine has {text_of(there)}")
     return text
 

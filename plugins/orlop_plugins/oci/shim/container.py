@@ -307,7 +307,7 @@ class Container:
     async def _end_created(self) -> None:
         if self.main.state is not TaskState.CREATED:
             return
-        if await self._give_up_restore():
+        if await self._give_up_restore() or self.main.state is not TaskState.CREATED:
             return
         with contextlib.suppress(NotFound):
             self.main.signal(signals.SIGKILL)

@@ -49,7 +49,8 @@ def _setting(found: re.Match[str]) -> str:
     return f"the kernel does not take this value of {name}"
 
 
-_MOUNT = r"(?:error mounting|mount `|mkdirat|creat(?:e|ing) .*mount ?point).*"
+_MOUNT = r"(?:error mounting|mount `|mkdirat|creat(?:e|ing) .{0,200}?mount ?point).*"
+_END = 400  # what a container names can be long, and these patterns take their time with that
 # The first that fits is told; the order goes from the particular to the general.
 _HINTS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"criu", "checkpoints need CRIU, and a kernel for it: 'criu check' says what is missing"),
@@ -187,12 +188,18 @@ def explain(failure: Failure, what: str, program: str = "") -> OrlopError:
 
 def reason_of(said: str) -> str:
     """What kind of failure it is, as an error's reason."""
+    said = _ends(said)
     if _NOT_EXECUTABLE.search(said):
         return "COMMAND_NOT_EXECUTABLE"
     return "COMMAND_NOT_FOUND" if _NOT_FOUND.search(said) else "RUNTIME_FAILED"
 
 
+def _ends(said: str) -> str:
+    return said if len(said) <= 2 * _END else f"{said[:_END]} {said[-_END:]}"
+
+
 def _hint(said: str) -> str:
+    said = _ends(said)
     for pattern, hint in _HINTS:
         if found := re.search(pattern, said, re.IGNORECASE | re.DOTALL):
             return hint if isinstance(hint, str) else hint(found)
