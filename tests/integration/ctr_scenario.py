@@ -209,7 +209,7 @@ class Scenario:
         self.run("leases", "ls")
 
     def runs(self) -> None:
-        self.run("run", "--rm", NAME, "first", "echo", "hello")
+        self.run("run", "--rm", NAME, "first", "sh", "-c", "echo hello; sleep 0.3")
         self.run("run", "--rm", NAME, "second", "sh", "-c", "echo to stderr >&2; exit 7")
         self.run("run", "--rm", NAME, "third", "sh", stdin=b"echo hi $((1+2))\n")
         self.run("run", "--rm", NAME, "fourth", "wc", "-c", stdin=b"x" * 300_000)
@@ -250,7 +250,15 @@ class Scenario:
         # With a little time: ctr loses what a process writes at its very end.
         self.run("tasks", "exec", "--exec-id", "one", "long", "sh", "-c", "echo from exec; sleep 0.3")
         self.run(
-            "tasks", "exec", "--exec-id", "two", "long", "sh", "-c", "cat; exit 9", stdin=b"through stdin"
+            "tasks",
+            "exec",
+            "--exec-id",
+            "two",
+            "long",
+            "sh",
+            "-c",
+            "cat; sleep 0.3; exit 9",
+            stdin=b"through stdin",
         )
         self.run("tasks", "exec", "--exec-id", "three", "long", "no-such-program")
         self.run("tasks", "exec", "--exec-id", "four", "nosuch", "true")
