@@ -57,12 +57,14 @@ class Checkpoints:
         """
         folder = self._folder / f".{os.urandom(8).hex()}"
         try:
-            await to_thread.run_sync(_make, folder)
+            async with self._lock:
+                await to_thread.run_sync(_make, folder)
             await task.checkpoint(str(folder), options)
             tar = await self._diffs.diff(scope, (), [_bind(folder)], media_type=_TAR)
         finally:
             with shielded():
-                await to_thread.run_sync(_remove, folder)
+                async with self._lock:  # a folder that is left empty goes too, and somebody may be making one
+                    await to_thread.run_sync(_remove, folder)
         info = await self._content.add_blob(scope, f"checkpoint-config-{os.urandom(8).hex()}", config)
         return replace(tar, media_type=CRIU), Descriptor(CONFIG, info.digest, info.size)
 
@@ -108,9 +110,9 @@ class Checkpoints:
         """Remove what an earlier daemon left, except for the tasks ``kept``, by namespace and id."""
 
         def sweep() -> None:
-            for folder in self._folder.glob(".*"):
-                remove_tree(folder)
-            for folder in self._folder.glob("[!.]*/*"):
+            for folder in list(self._folder.glob(".*")):
+                _remove(folder)
+            for folder in list(self._folder.glob("[!.]*/*")):
                 key = folder.parent.name, folder.name
                 if key in kept:
                     self._laid.add(key)
