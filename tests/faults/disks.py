@@ -30,6 +30,7 @@ class Ext4:
 
     def __init__(self, image: Path, point: Path, size: int, *, solid: bool = False) -> None:
         self._image = image
+        self._as_cut = image.with_name(f"{image.name}.cut")
         self._solid = solid
         self.point = point
         self._size = size
@@ -51,10 +52,11 @@ class Ext4:
     ) -> None:
         unmount(self.point)
         self._image.unlink()
+        self._as_cut.unlink(missing_ok=True)
 
     def _mount(self) -> None:
         # A device of its own each time: the one before, shut down, may live on for a while in the mount
-        # namespace of somebody who began one meanwhile. It writes nothing more.
+        # namespace of somebody who began one meanwhile.
         device = _run("losetup", "--find", "--show", str(self._image)).strip()
         try:
             _run("mount", "-o", "commit=300,errors=remount-ro", device, str(self.point))
@@ -66,6 +68,9 @@ class Ext4:
         fd = os.open(self.point, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+            # Taken while it is open: whoever lets go of it last has its superblock written, at a time of
+            # their own, and that would be into what was mended meanwhile.
+            _run("cp", str(self._image), str(self._as_cut))
         finally:
             os.close(fd)
 
@@ -85,6 +90,8 @@ class Ext4:
         for inside in reversed(mount_points(self.point)[1:]):
             unmount(Path(inside))
         unmount(self.point)
+        if self._as_cut.exists():
+            self._as_cut.replace(self._image)
         done = subprocess.run(["e2fsck", "-p", str(self._image)], capture_output=True, text=True)
         assert done.returncode in {0, 1}, f"e2fsck: {done.stdout}{done.stderr}"
         self._mount()

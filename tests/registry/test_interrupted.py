@@ -19,6 +19,8 @@ from tests.support.images import MANIFEST, make_image, text_layer
 
 __all__ = ["daemon", "fresh_daemon"]
 
+MARK = 40
+"""The bytes of a mark in an ingest's ``marks``; there is room for one per mebibyte."""
 FIRST = 25
 """How many bytes of what it stops at a pull gets."""
 
@@ -133,9 +135,10 @@ def test_by_an_end_of_the_daemon(fresh_daemon: Daemon) -> None:
 
 
 def written(daemon: Daemon) -> int:
-    """The bytes of the largest ingest."""
-    sizes = [path.stat().st_size for path in daemon.root.rglob("ingest/*/data")]
-    return max(sizes, default=0)
+    """The bytes of the largest ingest that a daemon killed now would go on from: its last mark's, rounded
+    down to a mebibyte."""
+    marks = [path.stat().st_size // MARK for path in daemon.root.rglob("ingest/*/marks")]
+    return max((count - 1) << 20 for count in [*marks, 1])
 
 
 def active(daemon: Daemon) -> dict[str, str]:
