@@ -148,9 +148,9 @@ async def test_many_execs_leave_nothing(fresh_daemon: Daemon, archive: str) -> N
             assert after.pop(name) <= before.pop(name) + AT_ONCE, name
         assert after == before
         grown = {pid: memory(pid) - size[pid] for pid in size}
-        # The daemon keeps a bounded history of events; a shim's is handed over. An exec leaves nothing in a
-        # shim's Python heap; what gRPC's own memory gains is a few hundred bytes, fewer and fewer.
-        assert grown[shim] < 2 * MIB + 256 * EXECS, grown
+        # The daemon keeps a bounded history of events; a shim's is handed over. What a shim gains at first is
+        # what it wrote for the first time, pages it shared with others until then.
+        assert grown[shim] < 3 * MIB, grown
         assert grown[daemon.pid] < 16 * MIB, grown
         await client.containers.remove(container.id, force=True)
 

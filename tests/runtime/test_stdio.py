@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import anyio
 import pytest
 
+from orlop_plugins.oci.attachment import ShimAttachment
+from orlop_plugins.oci.client import GrpcClient, TtrpcShimClient
 from orlop_plugins.oci.runtime import OciRuntime
+from orlop_protos.orlop.shim.v1 import shim_pb2
 from orlopd.plugin.errors import NotFound
-from orlopd.plugin.runtime import Stdio
+from orlopd.plugin.runtime import Exit, Output, Stdin, Stdio
 from tests.runtime.conftest import Bench, read_all, run
 
 DRIVER = """#!/bin/sh
@@ -111,3 +115,38 @@ async def test_fifos_of_a_client_and_attached_ones_get_the_same(
         os.close(reading)
         if writing >= 0:
             os.close(writing)
+
+
+@pytest.mark.parametrize("way", ["ttrpc", "grpc", "earlier"])
+async def test_whoever_attaches_to_a_shim_may_speak_either_protocol(
+    bench: Bench, runtime: OciRuntime, way: str
+) -> None:
+    """Earlier versions' shims are asked by ttrpc where they speak gRPC."""
+    spec = bench.spec("a", "sh", "-c", "cat; exit 5", stdio=Stdio(attach=True, hold_stdin=True))
+    task = await runtime.create(spec)
+    address = json.loads((bench.folder("a") / "task.json").read_bytes())["address"]
+    client = GrpcClient(address) if way == "grpc" else TtrpcShimClient(address)
+    if isinstance(client, TtrpcShimClient):
+        client._has_streams = way == "ttrpc"  # pyright: ignore[reportPrivateUsage]
+    try:
+        with pytest.raises(NotFound):
+            await client.attach(shim_pb2.AttachOptions(id="a", exec_id="none"))
+        call, first = await client.attach(shim_pb2.AttachOptions(id="a", stdin=True))
+        attachment = ShimAttachment(call, first.terminal, stdin=True)
+        await task.start()
+        await attachment.send(Stdin(b"x" * (3 << 20), end=True))
+        heard, end = b"", None
+        async for item in attachment.output():
+            if isinstance(item, Output):
+                heard += item.data
+            else:
+                end = item
+        call.close()
+        assert heard == b"x" * (3 << 20)
+        assert isinstance(end, Exit)
+        assert end.code == 5
+        threads = len(os.listdir(f"/proc/{bench.shim_pid('a')}/task"))  # noqa: PTH208
+        assert (threads == 1) is (way == "ttrpc"), "gRPC's threads are there when it was spoken"
+    finally:
+        await client.close()
+    await task.delete()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -16,19 +15,17 @@ from google.protobuf.message_factory import GetMessageClass
 
 from orlop_protos.containerd.task.v3 import shim_pb2 as task
 from orlop_protos.containerd.task.v3 import shim_pb2_grpc as task_grpc
-from orlop_protos.orlop.engine.v1 import stream_pb2 as stream
 from orlop_protos.orlop.shim.v1 import shim_pb2 as api
 from orlop_protos.orlop.shim.v1 import shim_pb2_grpc as api_grpc
-from orlopd.plugin.errors import FailedPrecondition, OrlopError, Unavailable
-from orlopd.plugin.runtime import Attachment, Detach, Detached, Exit, Input, Output, Resize, SendSignal, Stdin
+from orlopd.plugin.errors import Unavailable, Unimplemented
 
-from ..ttrpc import TtrpcClient
-from .wire import from_timestamp, unpack_error
+from ..ttrpc import TtrpcClient, TtrpcStream
+from .attachment import AttachCall, GrpcAttachCall, StreamAttachCall, begin
+from .wire import error_of, unreachable
 
 M = TypeVar("M", bound=Message)
 
 _MAX_MESSAGE = 16 << 20
-_STDIN_PIECE = 256 << 10
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
@@ -69,8 +66,11 @@ class ShimClient(Protocol):
         """
         ...
 
-    async def attach(self) -> Any:
-        """A call of ``ShimService.Attach``. :raises OrlopError: as :meth:`ask`"""
+    async def attach(self, options: api.AttachOptions) -> tuple[AttachCall, api.Attached]:
+        """A call of ``ShimService.Attach`` and the first that the shim says to it.
+
+        :raises OrlopError: as :meth:`ask`
+        """
         ...
 
     async def close(self, grace: float | None = None) -> None:
@@ -133,21 +133,23 @@ class GrpcClient:
         finally:
             call.cancel()
 
-    async def attach(self) -> Any:
-        return self._shim.Attach()
+    async def attach(self, options: api.AttachOptions) -> tuple[AttachCall, api.Attached]:
+        return await begin(GrpcAttachCall(self._shim.Attach()), options)
 
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)
 
 
 class TtrpcShimClient:
-    """By ttrpc, which costs a fraction of gRPC's time on both sides; by gRPC to attach."""
+    """By ttrpc, which costs a fraction of gRPC's time on both sides."""
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._connection: TtrpcClient | None = None
         self._connecting = anyio.Lock()
         self._waits: dict[str, asyncio.Task[tuple[Any, Trailing]]] = {}
+        self._streams: set[TtrpcStream] = set()
+        self._has_streams = True
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
 
@@ -166,19 +168,37 @@ class TtrpcShimClient:
                 yield record
                 after = record.sequence
 
-    async def attach(self) -> Any:
+    async def attach(self, options: api.AttachOptions) -> tuple[AttachCall, api.Attached]:
+        if self._has_streams:
+            try:
+                return await self._attach(options)
+            except Unimplemented:
+                self._has_streams = False  # a shim of an earlier version
         reply, _ = await self._ask(_SHIM, "Serve", api.ServeRequest(), api.ServeResponse, _CONNECT)
-        if self._closed:
-            raise Unavailable("the connection to the shim was closed")
+        self._check()
         if self._channel is None:
             self._channel = _channel(reply.address)
         stub: Any = api_grpc.ShimServiceStub(self._channel)
-        return stub.Attach()
+        return await begin(GrpcAttachCall(stub.Attach()), options)
+
+    async def _attach(self, options: api.AttachOptions) -> tuple[AttachCall, api.Attached]:
+        self._check()
+        with unreachable():
+            stream = await TtrpcStream.open(self._address, _SHIM, "Attach", _CONNECT)
+        if self._closed:
+            stream.abort()
+        self._streams.add(stream)
+        return await begin(StreamAttachCall(stream, lambda: self._streams.discard(stream)), options)
 
     async def close(self, grace: float | None = None) -> None:
         self._closed = True
         for wait in self._waits.values():
             wait.cancel()
+        with anyio.move_on_after(grace or 0.0):
+            for stream in list(self._streams):
+                await stream.closed()
+        for stream in list(self._streams):
+            stream.abort()
         if self._channel is not None:
             await self._channel.close(grace)
         if self._connection is not None:
@@ -206,149 +226,27 @@ class TtrpcShimClient:
     async def _ask(
         self, service: str, method: str, request: Message, reply: type[M], deadline: float | None
     ) -> tuple[M, Trailing]:
-        try:
+        with unreachable():
             connection = await self._connected()
             found, told = await connection.ask(service, method, request, reply, deadline=deadline)
-        except Unavailable as error:
-            if error.reason != "TTRPC_UNREACHABLE":
-                raise
-            raise Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE") from error
         return found, told.items()
 
     async def _connected(self) -> TtrpcClient:
         async with self._connecting:
-            if self._closed:
-                raise Unavailable("the connection to the shim was closed")
+            self._check()
             if self._connection is None or not self._connection.is_open:
                 self._connection = await TtrpcClient.connect(self._address, _CONNECT)
             return self._connection
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Unavailable("the connection to the shim was closed")
 
 
 def _channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(f"unix:{address}", options=_OPTIONS)
 
 
-def error_of(error: grpc.aio.AioRpcError) -> OrlopError:
-    """A failed call as an error of the house."""
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE")
-    return unpack_error(error.code().name, error.details() or "", error.trailing_metadata())
-
-
-@asynccontextmanager
-async def _scoped() -> AsyncIterator[None]:
-    """Let a cancel scope see its own cancellation: a call that is cancelled raises a fresh error instead,
-    which anyio takes for somebody else's and lets through."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        raise
-
-
 def _being_cancelled() -> bool:
     current = asyncio.current_task()
     return current is not None and current.cancelling() > 0
-
-
-@asynccontextmanager
-async def attached(
-    client: ShimClient, id: str, exec_id: str, *, stdin: bool, scrollback: bool
-) -> AsyncIterator[Attachment]:
-    """Attach to a process; see :meth:`orlopd.plugin.runtime.Task.attach`."""
-    call = await client.attach()
-    options = api.AttachOptions(id=id, exec_id=exec_id, stdin=stdin, scrollback=scrollback)
-    try:
-        try:
-            async with _scoped():
-                await call.write(api.AttachRequest(options=options))
-        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
-            pass  # it is over already: reading says how
-        first = await _next(call)
-        yield _Attachment(call, first.attached.terminal, stdin)
-    finally:
-        call.cancel()
-
-
-async def _next(call: Any) -> Any:
-    """The next response of an attachment.
-
-    Iterated and not ``read()``: a write that comes too late marks the call as failed, after which ``read()``
-    keeps back what has arrived, the exit of the process at its end.
-
-    :raises OrlopError: there is none, and why
-    """
-    try:
-        async with _scoped():
-            return await anext(aiter(call))
-    except StopAsyncIteration:
-        code, details = await call.code(), await call.details()
-        raise _failure(code, details, await call.trailing_metadata()) from None
-    except grpc.aio.AioRpcError as error:
-        raise error_of(error) from error
-
-
-def _failure(code: grpc.StatusCode, details: str | None, trailing: Any) -> OrlopError:
-    if code in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        return Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE")
-    return unpack_error(code.name, details or "", trailing)
-
-
-class _Attachment:
-    def __init__(self, call: Any, terminal: bool, stdin: bool) -> None:
-        self._call = call
-        self._terminal = terminal
-        self._stdin = stdin
-        self._ended = False
-        self._writing = asyncio.Lock()
-
-    @property
-    def terminal(self) -> bool:
-        return self._terminal
-
-    async def send(self, item: Input) -> None:
-        if isinstance(item, Stdin):
-            if not self._stdin:
-                raise FailedPrecondition("standard input was not asked for")
-            if self._ended:
-                raise FailedPrecondition("standard input has ended", reason="STDIN_ENDED")
-            for at in range(0, len(item.data), _STDIN_PIECE):
-                await self._write(stream.StreamInput(stdin=item.data[at : at + _STDIN_PIECE]))
-            if item.end:
-                self._ended = True
-                await self._write(stream.StreamInput(stdin_end=stream.StdinEnd()))
-        elif isinstance(item, Resize):
-            await self._write(
-                stream.StreamInput(resize=stream.WindowSize(width=item.width, height=item.height))
-            )
-        elif isinstance(item, SendSignal):
-            await self._write(stream.StreamInput(signal=stream.Signal(name=str(item.number))))
-        else:
-            assert isinstance(item, Detach)
-            await self._write(stream.StreamInput(detach=stream.Detach()))
-
-    async def output(self) -> AsyncIterator[Output | Exit | Detached]:
-        while True:
-            item = _item((await _next(self._call)).output)
-            yield item
-            if not isinstance(item, Output):
-                return
-
-    async def _write(self, message: stream.StreamInput) -> None:
-        async with self._writing:
-            try:
-                async with _scoped():
-                    await self._call.write(api.AttachRequest(input=message))
-            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                return  # the stream is over: output() says how
-
-
-def _item(output: stream.StreamOutput) -> Output | Exit | Detached:
-    kind = output.WhichOneof("output")
-    if kind == "stdout":
-        return Output(1, output.stdout)
-    if kind == "stderr":
-        return Output(2, output.stderr)
-    if kind == "exit":
-        return Exit(output.exit.code, from_timestamp(output.exit.at), output.exit.reason)
-    return Detached()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from orlop_protos.containerd.events import task_pb2 as events
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.containerd.task.v3 import shim_pb2 as task
+from orlop_protos.orlop.shim.v1 import shim_pb2 as api
 from orlopd.plugin.errors import FailedPrecondition, NotFound, OrlopError, Unavailable
 from orlopd.plugin.runtime import (
     Attachment,
@@ -31,8 +32,9 @@ from orlopd.plugin.shim_info import ShimInfo
 from orlopd.plugin.values import TypedBytes, now
 
 from . import journal, shim_process
+from .attachment import ShimAttachment
 from .cleanup import Lost, bury, clean_up, story
-from .client import attached, client_of
+from .client import client_of
 from .convert import STATES, event_of
 from .folder import Folder, Record, check_id
 from .shimlog import NAME, explained, keep, pointing
@@ -204,8 +206,10 @@ class ShimTask:
             raise self._lost_error()
         self._attached += 1
         try:
-            async with attached(self._client, self.id, exec_id, stdin=stdin, scrollback=scrollback) as found:
-                yield found
+            options = api.AttachOptions(id=self.id, exec_id=exec_id, stdin=stdin, scrollback=scrollback)
+            call, first = await self._client.attach(options)
+            with closing(call):
+                yield ShimAttachment(call, first.terminal, stdin)
         finally:
             self._attached -= 1
 

@@ -7,13 +7,17 @@ binary trailing header, as JSON.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import grpc
+import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orlopd.plugin import errors
-from orlopd.plugin.errors import OrlopError
+from orlopd.plugin.errors import OrlopError, Unavailable
 
 ERROR_HEADER = "orlop-error-bin"
 REASON_HEADER = "orlop-exit-reason-bin"
@@ -45,6 +49,24 @@ def unpack_error(code: str, message: str, trailing: Any) -> OrlopError:
     kind = _CLASSES.get(code, errors.Internal)
     known = {key: str(fields[key]) for key in ("reason", "resource", "hint") if fields.get(key)}
     return kind(message, **known)
+
+
+def error_of(error: grpc.aio.AioRpcError) -> OrlopError:
+    """A failed gRPC call as an error of the house."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE")
+    return unpack_error(error.code().name, error.details() or "", error.trailing_metadata())
+
+
+@contextmanager
+def unreachable() -> Iterator[None]:
+    """Say of a ttrpc connection that is not there that it is the shim's."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.reason != "TTRPC_UNREACHABLE":
+            raise
+        raise Unavailable("the shim cannot be reached", reason="SHIM_UNREACHABLE") from error
 
 
 def header(trailing: Any, name: str) -> str:

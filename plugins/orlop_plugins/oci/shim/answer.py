@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import grpc
+import grpc.aio
 from google.protobuf.message_factory import GetMessageClass
 
 from orlop_protos.containerd.task.v3 import shim_pb2
 from orlop_protos.orlop.shim.v1 import shim_pb2 as api
 from orlopd.plugin.errors import OrlopError
 
-from ...ttrpc import Handler, Reply
+from ...ttrpc import Handler, Methods, Reply, StreamEnd, StreamHandler
 from ..wire import unpack_error
 from .service import ShimService, TaskService
 
@@ -36,12 +36,28 @@ class _Context:
         self.trailing |= {key: value.decode(errors="replace") for key, value in trailing}
 
 
-def methods(task: TaskService, shim: ShimService | None = None) -> Mapping[tuple[str, str], Handler]:
+class _StreamContext(_Context):
+    """The same, of a call both of whose sides stream."""
+
+    def __init__(self, stream: StreamEnd, kind: type[Any]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._kind = kind
+
+    async def read(self) -> Any:
+        message = await self._stream.read(self._kind)
+        return grpc.aio.EOF if message is None else message
+
+    async def write(self, message: Any) -> None:
+        await self._stream.write(message)
+
+
+def methods(task: TaskService, shim: ShimService | None = None) -> Methods:
     """What a :class:`~orlop_plugins.ttrpc.TtrpcServer` serves for a shim.
 
     :param shim: what there is for our daemon; without, nobody but a containerd calls
     """
-    found = {
+    found: dict[tuple[str, str], Handler | StreamHandler] = {
         (name, method.name): Handler(
             GetMessageClass(method.input_type),
             functools.partial(_answer if shim else _answer_containerd, getattr(task, method.name)),
@@ -51,15 +67,22 @@ def methods(task: TaskService, shim: ShimService | None = None) -> Mapping[tuple
     }
     if shim is not None:
         for method in _OWN.methods:
-            if not (method.client_streaming or method.server_streaming):
-                answer = functools.partial(_answer, getattr(shim, method.name))
-                found[_OWN.full_name, method.name] = Handler(GetMessageClass(method.input_type), answer)
+            key, kind = (_OWN.full_name, method.name), GetMessageClass(method.input_type)
+            if method.client_streaming and method.server_streaming:
+                converse = functools.partial(_converse, getattr(shim, method.name), kind)
+                found[key] = StreamHandler(converse)
+            elif not method.server_streaming:
+                found[key] = Handler(kind, functools.partial(_answer, getattr(shim, method.name)))
     return found
 
 
 async def _answer(method: Any, request: Any) -> Reply:
     context = _Context()
     return Reply(await method(request, context), context.trailing)
+
+
+async def _converse(method: Any, kind: type[Any], stream: StreamEnd) -> None:
+    await method(None, _StreamContext(stream, kind))
 
 
 async def _answer_containerd(method: Any, request: Any) -> Any:

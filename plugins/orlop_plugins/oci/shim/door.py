@@ -1,7 +1,7 @@
 """A shim's socket: ttrpc at once, and gRPC from when somebody first speaks it.
 
-A gRPC server is a quarter of a shim's memory and of the time to start one, and most shims are never asked
-for what only it can do: to attach.
+A gRPC server is a quarter of a shim's memory and of the time to start one. Our daemon has no need of it;
+it is for whoever talks to a shim directly.
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ async def _serving(shim: Shim, order: Order) -> AsyncIterator[None]:
             if order.protocol == "ttrpc":
                 await stack.enter_async_context(TtrpcServer(listener, methods(tasks)))
             else:
-                ttrpc = await stack.enter_async_context(TtrpcServer(None, methods(tasks, own)))
+                ttrpc = await stack.enter_async_context(TtrpcServer(None, methods(tasks, own), _GRACE))
                 door = await stack.enter_async_context(Door(listener, ttrpc, grpc_server, inner))
         yield
 
