@@ -165,9 +165,9 @@ async def fed(
     :param job: it has the blob's path; where there is none, the last descriptor sent along is a pipe with it
     """
     if blob.path is not None:
-        return await pool.run(job, fds, progress=progress)
+        return await pool.run(job, fds, weight=blob.size, progress=progress)
     if isinstance(blob, ArrivingBlob):
-        return await pool.run(job, [*fds, blob.fileno()], progress=progress, arriving=blob)
+        return await pool.run(job, [*fds, blob.fileno()], weight=blob.size, progress=progress, arriving=blob)
     # No file to open: what the store gives goes through a pipe.
     reading, writing = _pipe()
     outcomes: list[Outcome] = []
@@ -191,7 +191,8 @@ async def fed(
         async with anyio.create_task_group() as group:
             group.start_soon(feed)
             try:
-                outcomes.append(await pool.run(job, [*fds, reading.fileno()], progress=progress))
+                outcome = await pool.run(job, [*fds, reading.fileno()], weight=blob.size, progress=progress)
+                outcomes.append(outcome)
             except OrlopError as error:
                 failures.append(error)
             group.cancel_scope.cancel()

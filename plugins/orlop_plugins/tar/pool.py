@@ -21,6 +21,7 @@ from orlopd.plugin.diff import Progress
 from orlopd.plugin.errors import Internal, OrlopError, Unavailable
 
 from .jobs import AnyJob, Outcome, decode_error, encode_job
+from .turns import Turns
 
 _END_SECONDS = 5.0
 _HELLO_SECONDS = 30.0
@@ -37,7 +38,7 @@ class WorkerPool:
     def __init__(self, workers: int, log: logging.Logger, zygote: str = f"{__package__}.zygote") -> None:
         self._zygote = zygote
         self._log = log
-        self._limiter = anyio.CapacityLimiter(workers)
+        self._turns = Turns(workers)
         self._starting = anyio.Lock()
         self._control: socket.socket | None = None
         self._process: anyio.abc.Process | None = None
@@ -84,18 +85,20 @@ class WorkerPool:
         job: AnyJob,
         fds: Sequence[int] = (),
         *,
+        weight: int = 0,
         progress: Progress | None = None,
         arriving: ArrivingBlob | None = None,
     ) -> Outcome:
         """Do a job. When cancelled, the worker is dead before this returns.
 
         :param job: one that the workers know
+        :param weight: the bytes of the blob; the largest goes first
         :param fds: descriptors the job needs; they stay the caller's
         :param arriving: a blob of which the worker is told how far it is
         :raises OrlopError: what the worker found, or why the blob does not arrive
         :raises Unavailable: the worker died
         """
-        async with self._limiter:
+        async with self._turns.turn(weight):
             connection = await self._connect(fds)
             with connection:
                 worker = await self._hello(connection)
