@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 import pytest
 
@@ -20,19 +22,19 @@ from orlop_plugins.tar.limits import Limits
 from orlop_plugins.tar.pool import WorkerPool
 from orlopd.plugin.content import BlobReader, Ingest
 from orlopd.plugin.diff import Differ, Progress
-from orlopd.plugin.errors import FailedPrecondition, NotFound, OrlopError
+from orlopd.plugin.errors import FailedPrecondition, NotFound, OrlopError, Unimplemented
 from orlopd.plugin.mount import overlay_layers
 from orlopd.plugin.overlay import overlay_options
 from orlopd.plugin.snapshots import TARGET_LABEL
 from orlopd.plugin.values import Descriptor, Mount, sha256
-from orlopd.testing._layers import Host
-from orlopd.testing.archives import Member, archive, folder
-from orlopd.testing.blobs import MemoryBlob
+from orlopd.testing._layers import DOCKER, GZIP, TAR, ZSTD, Host, children
+from orlopd.testing.archives import Member, archive, folder, gzipped
+from orlopd.testing.blobs import FileBlob, MemoryBlob, MemoryIngest
 from orlopd.testing.differ import DifferKit, Factory
 from orlopd.testing.snapshotter import inside
+from tests.support.far_differ import FarDiffer, far_differ
 
 LOG = logging.getLogger("test")
-TAR = "application/vnd.oci.image.layer.v1.tar"
 
 
 def make(root: Path) -> TarDiffer:
@@ -45,6 +47,86 @@ class TestWalking(DifferKit):
     @pytest.fixture
     def factory(self) -> Factory[Differ]:
         return make
+
+
+class TestProxied(DifferKit):
+    """The same, over a socket, with layers in a host's content."""
+
+    @pytest.fixture
+    def factory(self) -> Factory[Differ]:
+        return far_differ(make)
+
+    # What the protocol of containerd's diff service cannot say.
+
+    @pytest.mark.parametrize("media_type", [TAR, GZIP, ZSTD, DOCKER])
+    async def test_it_handles_layers_and_nothing_else(self, differ: Differ, media_type: str) -> None:
+        assert differ.handles(media_type)
+        assert differ.handles(f"{media_type}+encrypted")  # the other side may have a processor for it
+        for other in ("", "text/plain", "application/vnd.oci.image.config.v1+json"):
+            assert not differ.handles(other)
+
+    async def test_a_blob_in_a_file_and_progress(self, differ: Differ, host: Host) -> None:
+        data = gzipped(archive([Member("big", os.urandom(24 << 20))]))
+        path = host.path / "blob"
+        path.write_bytes(data)
+        seen: list[int] = []
+        layer = Descriptor(GZIP, sha256(data), len(data))
+        await differ.apply(layer, FileBlob(path), host.bind("layer"), progress=seen.append)
+        assert (host.folder("layer") / "big").stat().st_size == 24 << 20
+        assert seen == []  # nothing is told before the end
+
+    async def test_unpacking_for_a_copy_knows_no_whiteouts(self, differ: Differ, host: Host) -> None:
+        with pytest.raises(Unimplemented, match="works on the daemon's content alone"):
+            await differ.unpack_tar(MemoryBlob(archive([Member("b", b"123")])), host.bind("layer"))
+        assert list(host.folder("layer").iterdir()) == []
+
+    async def test_an_unknown_media_type_is_refused(self, differ: Differ, host: Host) -> None:
+        with pytest.raises(Unimplemented, match='no differ handles media type "text/plain"'):
+            await self.diff(differ, [], host.bind("source"), "text/plain")
+
+    async def test_a_cancelled_apply_leaves_no_worker(self, differ: Differ, host: Host) -> None:
+        """It is the host's content that has no end here: a kit's blob is whole before the differ is asked."""
+        assert isinstance(differ, FarDiffer)
+        asked = anyio.Event()
+
+        class Stuck(MemoryBlob):
+            async def read_at(self, offset: int, size: int) -> bytes:
+                asked.set()
+                await anyio.sleep_forever()
+                return b""
+
+        async def stuck(*_: object) -> Stuck:
+            return Stuck(data)
+
+        data = archive([Member("a", b"x" * 100_000)])
+        await self.apply(differ, host.bind("before"), data)
+        before = await anyio.to_thread.run_sync(children)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(differ.content, "open", stuck)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.apply, differ, host.bind("layer"), data)
+                with anyio.fail_after(30):
+                    await asked.wait()
+                group.cancel_scope.cancel()
+            with anyio.fail_after(5):
+                while await anyio.to_thread.run_sync(children) - before:  # noqa: ASYNC110 - nobody tells
+                    await anyio.sleep(0.05)
+        await self.apply(differ, host.bind("after"), data)
+
+    # And what it has besides.
+
+    async def test_a_layer_that_the_host_does_not_have(self, differ: Differ, host: Host) -> None:
+        assert isinstance(differ, FarDiffer)
+        with pytest.raises(NotFound, match=sha256(b"nowhere")):
+            await differ.proxy.apply_in("testing", Descriptor(TAR, sha256(b"nowhere"), 7), host.bind("layer"))
+
+    async def test_bytes_that_are_in_no_content(self, differ: Differ, host: Host) -> None:
+        assert isinstance(differ, FarDiffer)
+        data, mounts = archive([Member("a", b"1")]), host.bind("layer")
+        with pytest.raises(Unimplemented):
+            await differ.proxy.apply(Descriptor(TAR, sha256(data), len(data)), MemoryBlob(data), mounts)
+        with pytest.raises(Unimplemented):
+            await differ.proxy.diff([], mounts, TAR, MemoryIngest())
 
 
 class ThroughImages:

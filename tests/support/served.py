@@ -24,13 +24,18 @@ P = TypeVar("P")
 _numbers = itertools.count()
 
 
+def socket_path() -> str:
+    """A path for a socket that nobody else takes."""
+    return f"/tmp/orlop-served-{os.getpid()}-{next(_numbers)}.sock"
+
+
 def proxied(
     kind: Kind[Any], inner: Callable[[Path], Any], outer: Callable[[Peer], P], *capabilities: str
 ) -> Factory[P]:
     """How to make a part that ``inner`` makes and that is used over a socket."""
 
     async def make(root: Path) -> P:
-        address = f"/tmp/orlop-served-{os.getpid()}-{next(_numbers)}.sock"
+        address = socket_path()
         part = await open_part(inner, root)
         server = Server(Config(addresses=[address], socket_group=0), "test", namespaced=False)
         await server.start([service_of(kind, part).register])

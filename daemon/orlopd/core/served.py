@@ -8,12 +8,13 @@ nothing here, except to a content store that has namespaces.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from orlopd.plugin.content import BlobReader, ContentStore, Ingest
 from orlopd.plugin.errors import InvalidArgument, NotFound, Unimplemented
-from orlopd.plugin.remote import LabelledIngest, ScopedContentStore
+from orlopd.plugin.remote import LabelledContentStore, LabelledIngest, ScopedContentStore
 from orlopd.plugin.snapshots import RebasingSnapshotter, Snapshotter
 from orlopd.plugin.values import (
     NO_LABELS,
@@ -125,9 +126,12 @@ class ServedContent:
                 yield info
 
     async def update(self, scope: Scope, info: ContentInfo, paths: Sequence[str] = ()) -> ContentInfo:
-        """:raises Unimplemented: labels are the host's business"""
-        await self.info(scope, info.digest)
-        raise Unimplemented("this content store keeps no labels: not implemented")
+        """:raises Unimplemented: this store keeps no labels, they are the host's business"""
+        store = self._store(scope)
+        found = await store.info(info.digest)
+        if not isinstance(store, LabelledContentStore):
+            raise Unimplemented("this content store keeps no labels: not implemented")
+        return replace(_info(found), labels=await store.set_labels(info.digest, info.labels, paths))
 
     async def delete(self, scope: Scope, digest: str) -> None:
         await self._store(scope).delete(digest)

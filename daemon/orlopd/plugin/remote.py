@@ -97,6 +97,20 @@ class ScopedContentStore(ContentStore, Protocol):
 
 
 @runtime_checkable
+class LabelledContentStore(ContentStore, Protocol):
+    """A store whose blobs have labels, as what a namespace sees of such a store may have."""
+
+    async def set_labels(self, digest: str, labels: Labels, paths: Sequence[str] = ()) -> Labels:
+        """Change a blob's labels: all of them, or those that ``paths`` name as ``labels.KEY``.
+
+        :returns: those it has now
+        :raises NotFound: there is no such blob
+        :raises InvalidArgument: a path or a label is malformed
+        """
+        ...
+
+
+@runtime_checkable
 class LabelledIngest(Ingest, Protocol):
     """An ingest of such a store."""
 

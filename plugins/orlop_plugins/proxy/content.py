@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +24,8 @@ _PIECE = 1 << 20
 
 
 class ProxyContentStore:
-    """Implements :class:`orlopd.plugin.remote.ScopedContentStore`."""
+    """Implements :class:`orlopd.plugin.remote.ScopedContentStore` and, for a namespace,
+    :class:`orlopd.plugin.remote.LabelledContentStore`."""
 
     def __init__(self, peer: Peer, *, connection: Connection | None = None, namespace: str = "") -> None:
         self._connection = connection or Connection(peer)
@@ -63,6 +64,11 @@ class ProxyContentStore:
 
     async def delete(self, digest: str) -> None:
         await self._call(self._stub.Delete, api.DeleteContentRequest(digest=digest))
+
+    async def set_labels(self, digest: str, labels: Labels, paths: Sequence[str] = ()) -> Labels:
+        request = api.UpdateRequest(info=api.Info(digest=digest, labels=labels))
+        request.update_mask.paths.extend(paths or ("labels",))
+        return dict((await self._call(self._stub.Update, request)).info.labels)
 
     async def ingest(self, ref: str, *, total: int = 0, expected: str = "") -> Ingest:
         ingest = _Ingest(self._connection, self._namespace, ref, total, expected)
