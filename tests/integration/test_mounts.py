@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +13,15 @@ from typing import Any
 import grpc
 import pytest
 
+from orlop_plugins.erofs.image import probe
 from orlop_protos.containerd.services.leases.v1 import leases_pb2, leases_pb2_grpc
 from orlop_protos.containerd.services.mounts.v1 import mounts_pb2 as api
 from orlop_protos.containerd.services.mounts.v1 import mounts_pb2_grpc
 from orlop_protos.containerd.types.mount_pb2 import ActivationInfo, Mount
+from orlopd.plugin import values
+from orlopd.plugin.errors import FailedPrecondition
+from orlopd.plugin.mount import mount as perform
+from orlopd.plugin.mount import unmount
 from tests.support.daemon import Daemon, eventually, mounts_under
 
 
@@ -74,6 +82,35 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         paths.append(str(tmp_path_factory.mktemp("image") / "layer.erofs"))
         subprocess.run(["mkfs.erofs", "--quiet", paths[-1], folder], check=True, timeout=30)
     return paths
+
+
+@pytest.fixture
+def image_in_memory(images: list[str], tmp_path: Path) -> Iterator[str]:
+    """An image whose file no kernel mounts as it is: EROFS reads the pages of a file, and tmpfs has none to read."""
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    perform(values.Mount("tmpfs", "tmpfs", ("size=16m",)), folder)
+    try:
+        yield str(shutil.copy(images[0], folder))
+    finally:
+        unmount(folder, detach=True)
+
+
+def source_of(point: str) -> str:
+    """What is mounted at a place."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    (source,) = [line.rpartition(" - ")[2].split()[1] for line in lines if line.split()[4] == point]
+    return source
+
+
+def loops_of(path: str) -> list[str]:
+    """The loop devices that have a file."""
+    found: list[str] = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if backing.read_text().strip() == path:
+                found.append(f"/dev/{backing.parent.parent.name}")
+    return found
 
 
 def erofs(path: str) -> Mount:
@@ -147,6 +184,40 @@ def test_a_file_becomes_a_device(client: Client, images: list[str]) -> None:
     assert backing.read_text().strip() == images[0]
     client.deactivate("device")
     assert eventually(backing.exists, lambda there: not there, 5) is False
+
+
+def test_an_image_takes_no_device_where_the_kernel_mounts_files(
+    client: Client, images: list[str], tmp_path: Path
+) -> None:
+    info = client.activate("file", erofs(images[0]))
+    by_device = probe(tmp_path)  # before Linux 6.12
+    assert (source_of(info.active[0].mount_point) == images[0]) is not by_device
+    assert bool(loops_of(images[0])) is by_device
+
+
+@pytest.mark.parametrize("options", [["ro"], [], ["ro", "loop"]], ids=",".join)
+def test_an_image_gets_a_loop_device_where_the_kernel_refuses_its_file(
+    client: Client, image_in_memory: str, options: list[str]
+) -> None:
+    point = Path(image_in_memory).with_name("point")
+    point.mkdir()
+    with pytest.raises(FailedPrecondition, match="Block device required"):
+        perform(values.Mount("erofs", image_in_memory, ("ro",)), point)
+    info = client.activate("loop", Mount(type="erofs", source=image_in_memory, options=options))
+    (active,) = info.active
+    assert Path(active.mount_point, "name").read_text() == "layer 0"
+    assert loops_of(image_in_memory) == [source_of(active.mount_point)]
+    assert os.statvfs(active.mount_point).f_flag & os.ST_RDONLY
+    client.deactivate("loop")
+    assert not Path(active.mount_point).exists()
+    assert eventually(lambda: loops_of(image_in_memory), lambda left: not left, 5) == []
+
+
+def test_what_is_no_image_keeps_no_loop_device(client: Client, daemon: Daemon, image_in_memory: str) -> None:
+    Path(image_in_memory).write_bytes(bytes(1 << 20))
+    assert refused(client.activate, "none", erofs(image_in_memory)) is grpc.StatusCode.FAILED_PRECONDITION
+    assert eventually(lambda: loops_of(image_in_memory), lambda left: not left, 5) == []
+    assert list((daemon.state / "mounts").iterdir()) == []
 
 
 def test_one_that_is_in_use_stays(client: Client, images: list[str]) -> None:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from orlop_plugins.erofs.differ import ErofsDiffer
-from orlop_plugins.erofs.image import IMAGE, make, put_on
+from orlop_plugins.erofs.image import IMAGE, make, probe, put_on
 from orlop_plugins.erofs.nodes import Marks
 from orlop_plugins.erofs.snapshotter import ErofsSnapshotter
 from orlop_plugins.erofs.unpack import Unpacker
@@ -105,6 +105,12 @@ def check_image(path: Path) -> None:
 def shown(path: Path) -> dict[str, Any]:
     with mounted([Mount("erofs", str(path), ("ro",))]) as root:
         return listing(root)
+
+
+def test_where_the_kernel_refuses_files_images_are_shown_by_loop_devices(tmp_path: Path) -> None:
+    with mounted([Mount("tmpfs", "tmpfs", ("size=4m",))], folder=tmp_path) as memory:
+        assert probe(memory) is True  # EROFS reads a file's pages, and tmpfs has none to read
+        assert list(memory.iterdir()) == []
 
 
 # --- Directories --------------------------------------------------------------------------------------------
