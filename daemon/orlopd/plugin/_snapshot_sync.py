@@ -11,18 +11,24 @@ the state folder. While both are the same, a daemon that died has lost nothing.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import anyio
+from anyio.abc import TaskGroup
+
 from ._snapshot_db import SnapshotDatabase
-from .errors import DataLoss
+from .errors import DataLoss, OrlopError
 from .files import explain, sync_filesystem
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _WITNESS = "witness"
 _FAILED = "failed"
+_QUIET_SECONDS = 1.0
+_log = logging.getLogger(__name__)
 
 
 class Behind:
@@ -82,6 +88,56 @@ class Behind:
             )
         if not marks:
             self._clean.add(parent)
+
+
+class Settler:
+    """Has the layers that are behind written when none has come for a while: that is the least work, and in
+    nobody's way.
+
+    :param tasks: owner of the writing
+    :param run: runs a job in a thread
+    :param settled: a job for afterwards, which nobody waited for at the commits either
+    """
+
+    def __init__(
+        self,
+        behind: Behind,
+        tasks: TaskGroup,
+        run: Callable[[Callable[[], None]], Awaitable[None]],
+        settled: Callable[[], None],
+    ) -> None:
+        self.behind = behind
+        self._tasks = tasks
+        self._run = run
+        self._settled = settled
+        self._late = 0
+        self._catching = False
+
+    def notice(self) -> None:
+        """Another layer was committed and is not on the disk."""
+        self._late += 1
+        if not self._catching:
+            self._catching = True
+            self._tasks.start_soon(self._catch_up)
+
+    async def _catch_up(self) -> None:
+        try:
+            while self._late:
+                seen = self._late
+                await anyio.sleep(_QUIET_SECONDS)
+                if self._late == seen:
+                    self._late = 0
+                    await self._run(self.settle)
+                    await self._run(self._settled)
+        finally:
+            self._catching = False
+
+    def settle(self) -> None:
+        """Have all of it written now. Blocks; that it does not work goes to the log."""
+        try:
+            self.behind.settle()
+        except OrlopError as error:
+            _log.error("%s", error.message)
 
 
 def _witness(state: Path) -> str:
