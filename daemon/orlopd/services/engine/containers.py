@@ -22,7 +22,7 @@ from orlopd.plugin.values import Container
 from orlopd.services.convert import to_timestamp
 from orlopd.services.scope import engine_scope_of
 
-from . import convert, metrics, settings, streams
+from . import choices, image_messages, metrics, pages, settings, specs, stream_messages, streams, views
 from .progress import Relay
 
 _STREAMS = {
@@ -54,17 +54,17 @@ class ContainerService(_Base):
         scope = engine_scope_of(context)
         options = await streams.first(requests)
         wanted = RunOptions(
-            spec=convert.container_spec(options.spec),
-            pull=convert.pull_policy(options.pull),
+            spec=specs.container_spec(options.spec),
+            pull=choices.pull_policy(options.pull),
             attach=not options.detach,
-            on_cancel=convert.on_cancel(options.on_cancel),
-            window=convert.window(options),
-            resolve=convert.resolve_options(options),
+            on_cancel=choices.on_cancel(options.on_cancel),
+            window=choices.window(options),
+            resolve=choices.resolve_options(options),
         )
 
         async def send(event: PullEvent) -> None:
             if isinstance(event, BlobProgress):
-                progress = convert.blob_progress(event)
+                progress = image_messages.blob_progress(event)
                 await context.write(containers_pb2.RunResponse(progress=progress))
 
         relay = Relay(send)
@@ -88,8 +88,8 @@ class ContainerService(_Base):
             scope,
             options.container,
             attach=options.attach,
-            window=convert.window(options),
-            on_cancel=convert.on_cancel(options.on_cancel),
+            window=choices.window(options),
+            on_cancel=choices.on_cancel(options.on_cancel),
         ) as session:
             await context.write(containers_pb2.StartResponse(started=_started(session)))
             ended = await self._relay(session, requests, context, containers_pb2.StartResponse)
@@ -99,7 +99,7 @@ class ContainerService(_Base):
         scope = engine_scope_of(context)
         options = await streams.first(requests)
         async with self._engine.processes.attach(
-            scope, options.container, scrollback=options.scrollback, window=convert.window(options)
+            scope, options.container, scrollback=options.scrollback, window=choices.window(options)
         ) as session:
             attached = containers_pb2.Attached(terminal=session.terminal)
             await context.write(containers_pb2.AttachResponse(attached=attached))
@@ -116,7 +116,7 @@ class ContainerService(_Base):
             user=options.user,
             terminal=options.terminal,
             stdin=options.stdin and not options.detach,
-            window=convert.window(options),
+            window=choices.window(options),
         )
         async with self._engine.processes.exec(
             scope, options.container, wanted, attach=not options.detach
@@ -126,7 +126,7 @@ class ContainerService(_Base):
                 session, requests, context, containers_pb2.ExecResponse, ends_input=wanted.stdin
             )
         if ended is not None:
-            output = convert.stream_output(ended)
+            output = stream_messages.stream_output(ended)
             await context.write(containers_pb2.ExecResponse(output=output))
 
     async def _relay(
@@ -149,26 +149,26 @@ class ContainerService(_Base):
         config = config_of(session.container)
         if config is not None and config.spec.auto_remove:
             await self._engine.lifecycle.auto_remove(scope, session.container.id)
-        await context.write(response(output=convert.stream_output(ended)))
+        await context.write(response(output=stream_messages.stream_output(ended)))
 
     # --- Life -------------------------------------------------------------------------------------------
 
     async def Create(self, request: Any, context: Any) -> containers_pb2.CreateResponse:
         scope = engine_scope_of(context)
         container = await self._engine.creator.create(
-            scope, convert.container_spec(request.spec), idempotency_key=request.idempotency_key
+            scope, specs.container_spec(request.spec), idempotency_key=request.idempotency_key
         )
         view = await self._engine.finder.view(scope, container)
-        return containers_pb2.CreateResponse(container=convert.container(view))
+        return containers_pb2.CreateResponse(container=views.container(view))
 
     async def Wait(self, request: Any, context: Any) -> containers_pb2.WaitResponse:
         ended = await self._engine.lifecycle.wait(engine_scope_of(context), request.container)
-        return containers_pb2.WaitResponse(exit=convert.process_exit(ended))
+        return containers_pb2.WaitResponse(exit=stream_messages.process_exit(ended))
 
     async def Stop(self, request: Any, context: Any) -> containers_pb2.StopResponse:
         timeout = _seconds(request, "timeout", _DEFAULT_TIMEOUT)
         ended = await self._engine.lifecycle.stop(engine_scope_of(context), request.container, timeout)
-        return containers_pb2.StopResponse(exit=convert.process_exit(ended) if ended else None)
+        return containers_pb2.StopResponse(exit=stream_messages.process_exit(ended) if ended else None)
 
     async def Kill(self, request: Any, context: Any) -> containers_pb2.KillResponse:
         scope = engine_scope_of(context)
@@ -192,7 +192,7 @@ class ContainerService(_Base):
             request.restart if request.HasField("restart") else None,
         )
         view = await self._engine.finder.view(scope, container)
-        return containers_pb2.UpdateResponse(container=convert.container(view))
+        return containers_pb2.UpdateResponse(container=views.container(view))
 
     async def RemoveContainer(self, request: Any, context: Any) -> containers_pb2.RemoveContainerResponse:
         scope = engine_scope_of(context)
@@ -211,10 +211,10 @@ class ContainerService(_Base):
 
     async def ListContainers(self, request: Any, context: Any) -> containers_pb2.ListContainersResponse:
         scope = engine_scope_of(context)
-        states = convert.container_states(request.states)
-        views = await self._engine.finder.views(scope, request.filters, states)
-        chosen, token = convert.page(
-            views,
+        states = views.container_states(request.states)
+        found = await self._engine.finder.views(scope, request.filters, states)
+        chosen, token = pages.page(
+            found,
             lambda view: [view.created_at.timestamp(), view.id],
             request.page_size,
             request.page_token,
@@ -222,14 +222,14 @@ class ContainerService(_Base):
         )
         kind = containers_pb2.Container
         return containers_pb2.ListContainersResponse(
-            containers=[convert.masked(convert.container(view), request.read_mask, kind) for view in chosen],
+            containers=[pages.masked(views.container(view), request.read_mask, kind) for view in chosen],
             next_page_token=token,
         )
 
     async def GetContainer(self, request: Any, context: Any) -> containers_pb2.GetContainerResponse:
         view, container = await self._engine.lifecycle.view(engine_scope_of(context), request.container)
         return containers_pb2.GetContainerResponse(
-            container=convert.container(view),
+            container=views.container(view),
             oci_spec=json.dumps(spec_of(container)),
             spec_changes=[settings.change_message(each) for each in changes_of(container)],
         )
@@ -241,8 +241,8 @@ class ContainerService(_Base):
     async def Logs(self, request: Any, context: Any) -> None:
         query = LogQuery(
             tail=request.tail if request.HasField("tail") else None,
-            since=convert.moment(request, "since"),
-            until=convert.moment(request, "until"),
+            since=choices.moment(request, "since"),
+            until=choices.moment(request, "until"),
         )
         if query.tail is not None and query.tail < 0:
             raise InvalidArgument("tail cannot be negative; leave it out for everything")

@@ -23,7 +23,7 @@ from orlopd.plugin.errors import InvalidArgument
 from orlopd.plugin.values import Image
 from orlopd.services.scope import engine_scope_of
 
-from . import convert, streams
+from . import choices, image_messages, pages, streams
 from .progress import Relay
 
 _MOST_DESCRIBED_AT_ONCE = 8
@@ -51,7 +51,7 @@ class ImageService(_Base):
             if isinstance(event, Resolved):
                 await context.write(images_pb2.PullResponse(resolved=_resolved(event)))
             else:
-                await context.write(images_pb2.PullResponse(progress=convert.blob_progress(event)))
+                await context.write(images_pb2.PullResponse(progress=image_messages.blob_progress(event)))
 
         relay = Relay(send)
         async with task_group() as group:
@@ -59,9 +59,9 @@ class ImageService(_Base):
             image = await self._core.puller.pull(
                 scope,
                 request.reference,
-                platform=convert.platform(request.platform) if request.HasField("platform") else None,
+                platform=image_messages.platform(request.platform) if request.HasField("platform") else None,
                 snapshotter=request.snapshotter or await self._engine.context.default_snapshotter(scope),
-                options=convert.resolve_options(request),
+                options=choices.resolve_options(request),
                 unpack=not request.no_unpack,
                 also=None if request.all_platforms else (),
                 discard=request.discard_unpacked if request.HasField("discard_unpacked") else None,
@@ -78,7 +78,7 @@ class ImageService(_Base):
             if isinstance(event, Resolved):
                 await context.write(images_pb2.PushResponse(resolved=_resolved(event)))
             else:
-                await context.write(images_pb2.PushResponse(progress=convert.blob_progress(event)))
+                await context.write(images_pb2.PushResponse(progress=image_messages.blob_progress(event)))
 
         relay = Relay(send)
         async with task_group() as group:
@@ -87,8 +87,8 @@ class ImageService(_Base):
                 scope,
                 found,
                 request.target,
-                platforms=[each for each in (convert.platform(request.platform),) if each],
-                options=convert.resolve_options(request),
+                platforms=[each for each in (image_messages.platform(request.platform),) if each],
+                options=choices.resolve_options(request),
                 report=relay.report,
             )
             await relay.finish()
@@ -99,7 +99,7 @@ class ImageService(_Base):
 
         async def send(event: PullEvent) -> None:
             if not isinstance(event, Resolved):
-                await context.write(images_pb2.ImportResponse(progress=convert.blob_progress(event)))
+                await context.write(images_pb2.ImportResponse(progress=image_messages.blob_progress(event)))
 
         relay = Relay(send)
         async with streams.read_out(requests):
@@ -124,7 +124,7 @@ class ImageService(_Base):
         if not request.names:
             raise InvalidArgument("no image was named")
         names = [(await self._engine.finder.image(scope, name)).name for name in request.names]
-        platform = convert.platform(request.platform) if request.HasField("platform") else None
+        platform = image_messages.platform(request.platform) if request.HasField("platform") else None
         if sum((platform is not None, request.all_platforms, request.skip_missing)) > 1:
             raise InvalidArgument("platform, all_platforms and skip_missing exclude each other")
         options = ExportOptions(platform, complete=request.all_platforms, skip_missing=request.skip_missing)
@@ -136,10 +136,10 @@ class ImageService(_Base):
 
     async def ListReferrers(self, request: Any, context: Any) -> images_pb2.ListReferrersResponse:
         found = await self._core.referrers.find(
-            request.reference, request.artifact_type, convert.resolve_options(request)
+            request.reference, request.artifact_type, choices.resolve_options(request)
         )
         return images_pb2.ListReferrersResponse(
-            subject=found.subject, referrers=[convert.referrer(each) for each in found.listed]
+            subject=found.subject, referrers=[image_messages.referrer(each) for each in found.listed]
         )
 
     async def Build(self, requests: AsyncIterator[Any], context: Any) -> images_pb2.BuildResponse:
@@ -151,8 +151,8 @@ class ImageService(_Base):
                     scope,
                     pieces,
                     options.name,
-                    convert.image_config(options.config),
-                    convert.platform(options.platform) if options.HasField("platform") else None,
+                    image_messages.image_config(options.config),
+                    image_messages.platform(options.platform) if options.HasField("platform") else None,
                 )
         return images_pb2.BuildResponse(image=await self._message(scope, image))
 
@@ -160,9 +160,7 @@ class ImageService(_Base):
         scope = engine_scope_of(context)
         parse(request.filters)
         images = await self._core.images.list(scope, list(request.filters))
-        chosen, token = convert.page(
-            images, lambda image: [image.name], request.page_size, request.page_token
-        )
+        chosen, token = pages.page(images, lambda image: [image.name], request.page_size, request.page_token)
         messages: dict[str, images_pb2.Image] = {}
         limit = anyio.CapacityLimiter(_MOST_DESCRIBED_AT_ONCE)
 
@@ -175,7 +173,7 @@ class ImageService(_Base):
                 group.start_soon(describe, image)
         kind = images_pb2.Image
         return images_pb2.ListImagesResponse(
-            images=[convert.masked(messages[image.name], request.read_mask, kind) for image in chosen],
+            images=[pages.masked(messages[image.name], request.read_mask, kind) for image in chosen],
             next_page_token=token,
         )
 
@@ -185,7 +183,7 @@ class ImageService(_Base):
         config = await self._engine.inventory.config(scope, image)
         return images_pb2.GetImageResponse(
             image=await self._message(scope, image),
-            config=convert.image_config_message(config) if config else None,
+            config=image_messages.image_config_message(config) if config else None,
         )
 
     async def Tag(self, request: Any, context: Any) -> images_pb2.TagResponse:
@@ -207,7 +205,7 @@ class ImageService(_Base):
         return images_pb2.RemoveImageResponse(name=name, deleted=deleted)
 
     async def _message(self, scope: Scope, image: Image) -> images_pb2.Image:
-        return convert.image(image, await self._engine.inventory.describe(scope, image))
+        return image_messages.image(image, await self._engine.inventory.describe(scope, image))
 
 
 def _resolved(event: Resolved) -> images_pb2.PullResolved:

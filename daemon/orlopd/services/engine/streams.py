@@ -14,7 +14,7 @@ from orlopd.core.flow import task_group
 from orlopd.plugin.errors import FailedPrecondition, InvalidArgument
 from orlopd.plugin.runtime import Detached, Exit, Stdin
 
-from .convert import stream_input, stream_output
+from .stream_messages import stream_input, stream_output
 
 MOST_CHUNK = 1 << 20
 """The most bytes of a chunk, as the contract says."""
