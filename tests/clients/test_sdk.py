@@ -301,13 +301,13 @@ def test_types_of_the_sync_face_are_those_of_the_async_api() -> None:
 
 
 def test_an_unknown_value_of_a_newer_daemon_is_no_error() -> None:
-    from orlop import _convert
+    from orlop import _container_messages, _image_messages
     from orlop_protos.orlop.engine.v1 import containers_pb2, images_pb2
 
     strange = images_pb2.BlobProgress.FromString(b"\x10\x63\x18\x63")
-    assert _convert.progress(strange).state == values.BlobState.UNSPECIFIED
+    assert _image_messages.progress(strange).state == values.BlobState.UNSPECIFIED
     container = containers_pb2.Container.FromString(b"\x20\x63")
-    assert _convert.container(container).state == values.ContainerState.UNSPECIFIED
+    assert _container_messages.container(container).state == values.ContainerState.UNSPECIFIED
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

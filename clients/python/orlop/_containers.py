@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from datetime import datetime
 
-from orlop import _convert, _settings, _times, values
+from orlop import _container_messages, _image_messages, _settings, _stream_messages, _times, values
 from orlop._connection import WORK_SECONDS, Connection
 from orlop._session import Session
 from orlop_protos.orlop.engine.v1 import containers_pb2, containers_pb2_grpc, stream_pb2
@@ -44,12 +44,12 @@ class Containers:
         :raises ValueError: the spec names no source of a root filesystem, or more than one
         """
         options = containers_pb2.RunOptions(
-            spec=_convert.spec_message(spec),
-            pull=_convert.POLICIES[pull],
+            spec=_container_messages.spec_message(spec),
+            pull=_container_messages.POLICIES[pull],
             detach=detach,
-            on_cancel=_convert.ON_CANCEL[on_cancel],
-            window=_convert.window_message(window),
-            credentials=_convert.credentials_message(credentials),
+            on_cancel=_container_messages.ON_CANCEL[on_cancel],
+            window=_stream_messages.window_message(window),
+            credentials=_image_messages.credentials_message(credentials),
             plain_http=plain_http,
         )
         return Session(self._connection, self._stub.Run, containers_pb2.RunRequest, options)
@@ -70,8 +70,8 @@ class Containers:
         options = containers_pb2.StartOptions(
             container=container,
             attach=attach,
-            on_cancel=_convert.ON_CANCEL[on_cancel],
-            window=_convert.window_message(window),
+            on_cancel=_container_messages.ON_CANCEL[on_cancel],
+            window=_stream_messages.window_message(window),
         )
         return Session(self._connection, self._stub.Start, containers_pb2.StartRequest, options)
 
@@ -80,7 +80,7 @@ class Containers:
     ) -> Session:
         """Connect to a running container's main process, with ``scrollback`` to what it wrote lately too."""
         options = containers_pb2.AttachOptions(
-            container=container, scrollback=scrollback, window=_convert.window_message(window)
+            container=container, scrollback=scrollback, window=_stream_messages.window_message(window)
         )
         return Session(self._connection, self._stub.Attach, containers_pb2.AttachRequest, options)
 
@@ -107,7 +107,7 @@ class Containers:
             terminal=terminal,
             stdin=stdin,
             detach=detach,
-            window=_convert.window_message(window),
+            window=_stream_messages.window_message(window),
         )
         return Session(self._connection, self._stub.Exec, containers_pb2.ExecRequest, options)
 
@@ -119,10 +119,10 @@ class Containers:
         :raises ValueError: the spec names no source of a root filesystem, or more than one
         """
         request = containers_pb2.CreateRequest(
-            spec=_convert.spec_message(spec), idempotency_key=idempotency_key or uuid.uuid4().hex
+            spec=_container_messages.spec_message(spec), idempotency_key=idempotency_key or uuid.uuid4().hex
         )
         response = await self._connection.unary(self._stub.Create, request, timeout=WORK_SECONDS)
-        return _convert.container(response.container)
+        return _container_messages.container(response.container)
 
     async def copy_in(self, container: str, tar: AsyncIterable[bytes]) -> int:
         """Unpack a tar stream into the root of a container that does not run; returns the bytes written."""
@@ -137,7 +137,9 @@ class Containers:
     async def wait(self, container: str) -> values.Exit:
         """Wait, as long as it takes, until the main process has ended."""
         request = containers_pb2.WaitRequest(container=container)
-        return _convert.exit_((await self._connection.unary(self._stub.Wait, request, timeout=None)).exit)
+        return _stream_messages.exit_(
+            (await self._connection.unary(self._stub.Wait, request, timeout=None)).exit
+        )
 
     async def stop(self, container: str, *, timeout: float = STOP_SECONDS) -> values.Exit | None:
         """Ask a container to end, and kill it after ``timeout`` seconds. None when it was never started."""
@@ -145,7 +147,7 @@ class Containers:
         response = await self._connection.unary(
             self._stub.Stop, request, timeout=timeout + self._connection.timeout
         )
-        return _convert.exit_(response.exit) if response.HasField("exit") else None
+        return _stream_messages.exit_(response.exit) if response.HasField("exit") else None
 
     async def kill(self, container: str, signal: str = "KILL", *, all: bool = False) -> None:
         """Send a signal to the main process, or to all processes."""
@@ -174,7 +176,9 @@ class Containers:
             resources=_settings.resources_message(resources or values.Resources()),
             restart=restart,
         )
-        return _convert.container((await self._connection.unary(self._stub.Update, request)).container)
+        return _container_messages.container(
+            (await self._connection.unary(self._stub.Update, request)).container
+        )
 
     async def remove(self, container: str, *, force: bool = False) -> str:
         """Remove a container with its snapshot and log, with ``force`` though it runs; returns its id."""
@@ -192,12 +196,12 @@ class Containers:
         The newest comes first.
         """
         found: list[values.Container] = []
-        wanted = [_convert.STATES[state] for state in states]
+        wanted = [_container_messages.STATES[state] for state in states]
         token = ""
         while True:
             request = containers_pb2.ListContainersRequest(filters=filters, states=wanted, page_token=token)
             response = await self._connection.unary(self._stub.ListContainers, request)
-            found.extend(map(_convert.container, response.containers))
+            found.extend(map(_container_messages.container, response.containers))
             token = response.next_page_token
             if not token:
                 return tuple(found)
@@ -207,7 +211,7 @@ class Containers:
         request = containers_pb2.GetContainerRequest(container=container)
         response = await self._connection.unary(self._stub.GetContainer, request)
         return values.ContainerDetails(
-            _convert.container(response.container),
+            _container_messages.container(response.container),
             response.oci_spec,
             tuple(map(_settings.spec_change, response.spec_changes)),
         )
@@ -217,7 +221,7 @@ class Containers:
         response = await self._connection.unary(
             self._stub.Top, containers_pb2.TopRequest(container=container)
         )
-        return tuple(map(_convert.process, response.processes))
+        return tuple(map(_container_messages.process, response.processes))
 
     async def logs(
         self,
@@ -237,7 +241,7 @@ class Containers:
             until=_times.timestamp(until),
         )
         async for response in self._connection.stream(self._stub.Logs, request):
-            yield _convert.log_line(response)
+            yield _container_messages.log_line(response)
 
     async def stats(
         self, container: str, *, once: bool = False, interval: float | None = None
@@ -247,4 +251,4 @@ class Containers:
             container=container, once=once, interval=_times.duration(interval)
         )
         async for response in self._connection.stream(self._stub.Stats, request):
-            yield _convert.stats(response)
+            yield _container_messages.stats(response)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 
-from orlop import _convert, values
+from orlop import _image_messages, values
 from orlop._connection import WORK_SECONDS, Connection
 from orlop_protos.orlop.engine.v1 import images_pb2, images_pb2_grpc
 
@@ -37,16 +37,16 @@ class Images:
         """
         request = images_pb2.PullRequest(
             reference=reference,
-            platform=_convert.platform_message(platform),
+            platform=_image_messages.platform_message(platform),
             snapshotter=snapshotter,
-            credentials=_convert.credentials_message(credentials),
+            credentials=_image_messages.credentials_message(credentials),
             plain_http=plain_http,
             no_unpack=not unpack,
             discard_unpacked=discard_unpacked,
             all_platforms=all_platforms,
         )
         async for response in self._connection.stream(self._stub.Pull, request):
-            step = _convert.pull_progress(response)
+            step = _image_messages.pull_progress(response)
             if step is not None:
                 yield step
 
@@ -68,12 +68,12 @@ class Images:
         request = images_pb2.PushRequest(
             name=name,
             target=target,
-            platform=_convert.platform_message(platform),
-            credentials=_convert.credentials_message(credentials),
+            platform=_image_messages.platform_message(platform),
+            credentials=_image_messages.credentials_message(credentials),
             plain_http=plain_http,
         )
         async for response in self._connection.stream(self._stub.Push, request):
-            step = _convert.push_progress(response)
+            step = _image_messages.push_progress(response)
             if step is not None:
                 yield step
 
@@ -105,9 +105,9 @@ class Images:
         )
         async for response in responses:
             if response.HasField("imported"):
-                images = tuple(map(_convert.image, response.imported.images))
+                images = tuple(map(_image_messages.image, response.imported.images))
             elif progress is not None and response.HasField("progress"):
-                progress(_convert.progress(response.progress))
+                progress(_image_messages.progress(response.progress))
         return images
 
     async def referrers(
@@ -125,11 +125,11 @@ class Images:
         request = images_pb2.ListReferrersRequest(
             reference=reference,
             artifact_type=artifact_type,
-            credentials=_convert.credentials_message(credentials),
+            credentials=_image_messages.credentials_message(credentials),
             plain_http=plain_http,
         )
         response = await self._connection.unary(self._stub.ListReferrers, request, timeout=WORK_SECONDS)
-        return _convert.referrers(response)
+        return _image_messages.referrers(response)
 
     async def export(
         self,
@@ -146,7 +146,7 @@ class Images:
         """
         request = images_pb2.ExportRequest(
             names=names,
-            platform=_convert.platform_message(platform),
+            platform=_image_messages.platform_message(platform),
             all_platforms=all_platforms,
             skip_missing=skip_missing,
         )
@@ -157,8 +157,8 @@ class Images:
         """Make an image of one layer out of a tar stream of its root filesystem. Same tree, same digest."""
         options = images_pb2.BuildOptions(
             name=build.name,
-            config=_convert.image_config_message(build.config),
-            platform=_convert.platform_message(build.platform),
+            config=_image_messages.image_config_message(build.config),
+            platform=_image_messages.platform_message(build.platform),
         )
         response = await self._connection.upload(
             self._stub.Build,
@@ -166,7 +166,7 @@ class Images:
             root,
             lambda chunk: images_pb2.BuildRequest(chunk=chunk),
         )
-        return _convert.image(response.image)
+        return _image_messages.image(response.image)
 
     async def list(self, filters: Iterable[str] = ()) -> tuple[values.Image, ...]:
         """All images, or those that any of the containerd filters matches, in order of name."""
@@ -175,7 +175,7 @@ class Images:
         while True:
             request = images_pb2.ListImagesRequest(filters=filters, page_token=token)
             response = await self._connection.unary(self._stub.ListImages, request)
-            found.extend(map(_convert.image, response.images))
+            found.extend(map(_image_messages.image, response.images))
             token = response.next_page_token
             if not token:
                 return tuple(found)
@@ -183,8 +183,8 @@ class Images:
     async def get(self, name: str) -> values.ImageDetails:
         """One image with its configuration. ``name`` may be a digest or a unique prefix of one."""
         response = await self._connection.unary(self._stub.GetImage, images_pb2.GetImageRequest(name=name))
-        config = _convert.image_config(response.config) if response.HasField("config") else None
-        return values.ImageDetails(_convert.image(response.image), config)
+        config = _image_messages.image_config(response.config) if response.HasField("config") else None
+        return values.ImageDetails(_image_messages.image(response.image), config)
 
     async def tag(self, source: str, target: str, *, namespace: str = "") -> values.Image:
         """Give an image one more name; a name that is taken moves.
@@ -192,7 +192,7 @@ class Images:
         ``namespace`` is where to give it, the client's own without: what the image is made of is shared then.
         """
         request = images_pb2.TagRequest(source=source, target=target, namespace=namespace)
-        return _convert.image((await self._connection.unary(self._stub.Tag, request)).image)
+        return _image_messages.image((await self._connection.unary(self._stub.Tag, request)).image)
 
     async def remove(self, name: str, *, force: bool = False) -> values.Removed:
         """Remove a name, with ``force`` though containers use the image."""

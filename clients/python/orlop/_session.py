@@ -11,7 +11,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from orlop import _convert, values
+from orlop import _stream_messages, values
 from orlop._connection import CHUNK_BYTES, Connection
 from orlop.errors import SessionClosed
 from orlop_protos.orlop.engine.v1 import stream_pb2
@@ -111,7 +111,7 @@ class Session:
                 if self._ended and task is not None and not task.cancelling():
                     return None  # cancel() ended the call, nobody cancelled this task
                 raise
-            event = _convert.session_event(message)
+            event = _stream_messages.session_event(message)
             if event is not None:
                 self._note(event)
                 return event

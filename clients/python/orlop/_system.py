@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from datetime import datetime
 
-from orlop import _convert, _times, values
+from orlop import _system_messages, _times, values
 from orlop._connection import WORK_SECONDS, Connection
 from orlop_protos.orlop.engine.v1 import system_pb2, system_pb2_grpc
 
@@ -19,7 +19,7 @@ class System:
 
     async def info(self) -> values.Info:
         """What this daemon is, where it keeps things, what it can do."""
-        return _convert.info(await self._connection.unary(self._stub.Info, system_pb2.InfoRequest()))
+        return _system_messages.info(await self._connection.unary(self._stub.Info, system_pb2.InfoRequest()))
 
     async def version(self) -> values.Version:
         """The daemon's version and those of what it stands on."""
@@ -29,7 +29,7 @@ class System:
     async def disk_usage(self) -> values.DiskUsage:
         """What the namespace's images, containers and snapshots take on disk."""
         request = system_pb2.DiskUsageRequest()
-        return _convert.disk_usage(
+        return _system_messages.disk_usage(
             await self._connection.unary(self._stub.DiskUsage, request, timeout=WORK_SECONDS)
         )
 
@@ -37,12 +37,12 @@ class System:
         """The same object by object: every blob and snapshot, and what keeps it."""
         async for response in self._connection.stream(self._stub.ListUsage, system_pb2.ListUsageRequest()):
             for each in response.objects:
-                yield _convert.object_usage(each)
+                yield _system_messages.object_usage(each)
 
     async def why(self, object: str) -> values.Explanation:
         """Why an object is there, or how it went: by a digest, key or name, or enough of its beginning."""
         request = system_pb2.WhyRequest(object=object)
-        return _convert.explanation(await self._connection.unary(self._stub.Why, request))
+        return _system_messages.explanation(await self._connection.unary(self._stub.Why, request))
 
     async def check(
         self, *, repair: bool = False, quick: bool = False
@@ -54,7 +54,7 @@ class System:
         """
         request = system_pb2.CheckRequest(repair=repair, quick=quick)
         async for response in self._connection.stream(self._stub.Check, request):
-            if (item := _convert.check(response)) is not None:
+            if (item := _system_messages.check(response)) is not None:
                 yield item
 
     async def prune(
@@ -65,7 +65,9 @@ class System:
         :param dry_run: remove nothing, only say what would go
         """
         request = system_pb2.PruneRequest(containers=containers, images=images, dry_run=dry_run)
-        return _convert.pruned(await self._connection.unary(self._stub.Prune, request, timeout=WORK_SECONDS))
+        return _system_messages.pruned(
+            await self._connection.unary(self._stub.Prune, request, timeout=WORK_SECONDS)
+        )
 
     async def events(
         self,
@@ -83,9 +85,9 @@ class System:
             filters=filters, since=_times.timestamp(since), until=_times.timestamp(until)
         )
         async for response in self._connection.stream(self._stub.Events, request):
-            yield _convert.event(response)
+            yield _system_messages.event(response)
 
     async def plugins(self) -> tuple[values.Plugin, ...]:
         """The plugins, those that failed or do not suit the machine included, in order of kind and id."""
         response = await self._connection.unary(self._stub.Plugins, system_pb2.PluginsRequest())
-        return tuple(map(_convert.plugin, response.plugins))
+        return tuple(map(_system_messages.plugin, response.plugins))
