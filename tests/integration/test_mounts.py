@@ -86,7 +86,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture
 def image_in_memory(images: list[str], tmp_path: Path) -> Iterator[str]:
-    """An image whose file no kernel mounts as it is: EROFS reads the pages of a file, and tmpfs has none to read."""
+    """An image whose file no kernel mounts: EROFS reads pages of a file, which tmpfs does not let it do."""
     folder = tmp_path / "memory"
     folder.mkdir()
     perform(values.Mount("tmpfs", "tmpfs", ("size=16m",)), folder)

@@ -64,6 +64,7 @@ class Rig:
         self.hooks = hooks
         self.puller = distribution.puller
         self.pusher = distribution.pusher
+        self.stored = distribution.stored
         self.unpacker = distribution.unpacker
         self.archiver = distribution.archiver
         self.builder = distribution.builder

@@ -77,7 +77,7 @@ async def test_a_docker_archive_is_stored_with_its_plain_layers(rig: Rig, tmp_pa
     path = save_docker_archive(tmp_path / "a.tar", "app:1", "ghcr.io/team/app:1", layers=layers)
     taken = await take(rig, path.read_bytes())
     assert [each.name for each in taken] == ["docker.io/library/app:1", "ghcr.io/team/app:1"]
-    config, diff_ids, manifest = await rig.unpacker.image_config(SCOPE, taken[0].target)
+    config, diff_ids, manifest = await rig.stored.image_config(SCOPE, taken[0].target)
     assert config.cmd == ("sh",)
     assert [layer.media_type for layer in manifest.layers] == [manifests.DOCKER_LAYER] * 2
     assert list(diff_ids) == [digest_of(layer) for layer in layers]
@@ -347,7 +347,7 @@ async def test_skopeo_reads_what_we_export_and_we_read_what_it_writes(
         await anyio.run_process(["skopeo", "copy", f"{transport}:{ours}", theirs])
     [copied] = await take(rig, (tmp_path / "theirs.tar").read_bytes(), "copied:1")
     assert copied.name == "docker.io/library/copied:1"
-    _, diff_ids, _ = await rig.unpacker.image_config(SCOPE, copied.target)
+    _, diff_ids, _ = await rig.stored.image_config(SCOPE, copied.target)
     config = image.document(image.document()["config"]["digest"])
     assert list(diff_ids) == config["rootfs"]["diff_ids"]
 
@@ -428,7 +428,7 @@ async def test_a_tree_becomes_an_image_of_one_layer(rig: Rig) -> None:
     )
     built = await build(rig, tar_of(TREE), config=config)
     assert built.name == "docker.io/library/built:latest"
-    read, diff_ids, manifest = await rig.unpacker.image_config(SCOPE, built.target)
+    read, diff_ids, manifest = await rig.stored.image_config(SCOPE, built.target)
     assert (read.entrypoint, read.env, read.user, read.volumes) == (
         ("/bin/app",),
         ("A=b",),

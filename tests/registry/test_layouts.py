@@ -64,7 +64,7 @@ async def test_what_skopeo_wrote_is_read(rig: Rig, tmp_path: Path) -> None:
         assert pulled.name == f"ghcr.io/team/app:{kind}"
         if kind == "oci-archive":
             assert pulled.target.digest == image.digest
-        config, _, _ = await rig.unpacker.image_config(SCOPE, pulled.target)
+        config, _, _ = await rig.stored.image_config(SCOPE, pulled.target)
         written = image.document(image.document()["config"]["digest"])
         assert list(config.diff_ids) == written["rootfs"]["diff_ids"]
 

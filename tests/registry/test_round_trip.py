@@ -156,7 +156,7 @@ async def test_an_export_loads_in_podman_and_what_it_saves_is_imported(
         pod.must("save", "-q", "--format", form, "-o", str(saved), name)
         async with open_rig(tmp_path / form) as other:
             [taken] = await other.archiver.import_archive(SCOPE, read(saved), "docker.io/library/archives:1")
-            found, diff_ids, manifest = await other.unpacker.image_config(SCOPE, taken.target)
+            found, diff_ids, manifest = await other.stored.image_config(SCOPE, taken.target)
             assert manifest.config.digest == config
             assert found.cmd == ("sh",)
             assert len(diff_ids) == 2

@@ -109,7 +109,7 @@ def shown(path: Path) -> dict[str, Any]:
 
 def test_where_the_kernel_refuses_files_images_are_shown_by_loop_devices(tmp_path: Path) -> None:
     with mounted([Mount("tmpfs", "tmpfs", ("size=4m",))], folder=tmp_path) as memory:
-        assert probe(memory) is True  # EROFS reads a file's pages, and tmpfs has none to read
+        assert probe(memory) is True  # EROFS reads pages of a file, which tmpfs does not let it do
         assert list(memory.iterdir()) == []
 
 

@@ -28,6 +28,7 @@ from .progress import Report, silent
 from .pull import store_image
 from .references import parse_reference
 from .scope import Scope
+from .stored_images import StoredImages
 from .tarstream import malformed
 from .unpack import Unpacker
 
@@ -55,6 +56,7 @@ class Archiver:
         self,
         content: Content,
         images: Images,
+        stored: StoredImages,
         unpacker: Unpacker,
         leases: Leases,
         checks: ImageChecks,
@@ -67,10 +69,11 @@ class Archiver:
         self._discard = discard
         self._content = content
         self._images = images
+        self._stored = stored
         self._unpacker = unpacker
         self._leases = leases
         self._checks = checks
-        self._exporter = Exporter(content, images, unpacker, leases)
+        self._exporter = Exporter(content, images, stored, leases)
 
     async def import_archive(
         self,
@@ -193,7 +196,7 @@ class Archiver:
     async def _unpacked(self, scope: Scope, target: Descriptor, platform: Platform | None) -> Manifest | None:
         """What of an image is to be unpacked, if anything."""
         try:
-            _, manifest = await self._unpacker.find_serving(scope, target, platform)
+            _, manifest = await self._stored.find_serving(scope, target, platform)
         except NotFound as error:
             # An image for other machines can be stored and passed on all the same.
             if error.reason != "PLATFORM_NOT_FOUND":

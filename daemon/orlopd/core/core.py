@@ -34,7 +34,6 @@ from .snapshots import Snapshots
 from .store import Store, open_store
 from .tasks import Tasks
 from .transfer import Transfers
-from .unpack import Unpacker
 from .upkeep import Upkeep
 from .why import Explainer
 
@@ -58,7 +57,6 @@ class Core:
     explainer: Explainer
     upkeep: Upkeep
     checker: Checker
-    unpacker: Unpacker
     puller: Puller
     pusher: Pusher
     archiver: Archiver
@@ -133,7 +131,6 @@ class Core:
                 explainer=store.explainer,
                 upkeep=store.upkeep,
                 checker=store.checker,
-                unpacker=distribution.unpacker,
                 puller=distribution.puller,
                 pusher=distribution.pusher,
                 archiver=distribution.archiver,
@@ -162,6 +159,7 @@ def _engine_context(
         upkeep=store.upkeep,
         events=store.events,
         tasks=tasks,
+        stored=distribution.stored,
         unpacker=distribution.unpacker,
         puller=distribution.puller,
         differs=parts.differs,

@@ -13,6 +13,7 @@ from .push import Pusher
 from .referrers import ReferrerLists
 from .sharing import Sharer
 from .store import Store
+from .stored_images import StoredImages
 from .transfer import Transfers
 from .unpack import Unpacker
 
@@ -21,6 +22,7 @@ from .unpack import Unpacker
 class Distribution:
     """Pull, push, unpack, import, export and build over one store."""
 
+    stored: StoredImages
     unpacker: Unpacker
     puller: Puller
     pusher: Pusher
@@ -47,14 +49,15 @@ class Distribution:
         """
         content, images, leases = store.content, store.images, store.leases
         checks = ImageChecks(parts.verifiers, parts.hooks)
-        unpacker = Unpacker(content, store.snapshots, store.diffs, leases, default=snapshotter)
+        stored = StoredImages(content)
+        unpacker = Unpacker(content, stored, store.snapshots, store.diffs, leases, default=snapshotter)
         resolvers = parts.resolvers
         puller = Puller(
             content, images, unpacker, resolvers, leases, checks, concurrency=concurrency, discard=discard
         )
-        archiver = Archiver(content, images, unpacker, leases, checks, discard=discard)
-        pusher = Pusher(content, unpacker, resolvers, leases, concurrency=concurrency)
-        transfers = Transfers(puller, pusher, archiver, unpacker, images, leases, discard=discard)
+        archiver = Archiver(content, images, stored, unpacker, leases, checks, discard=discard)
+        pusher = Pusher(content, stored, resolvers, leases, concurrency=concurrency)
+        transfers = Transfers(puller, pusher, archiver, stored, unpacker, images, leases, discard=discard)
         builder = Builder(content, images, leases)
         sharer, referrers = Sharer(content, images, leases), ReferrerLists(resolvers)
-        return cls(unpacker, puller, pusher, archiver, builder, transfers, referrers, sharer)
+        return cls(stored, unpacker, puller, pusher, archiver, builder, transfers, referrers, sharer)

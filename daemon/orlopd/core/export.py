@@ -18,8 +18,8 @@ from .leases import Leases, Resource
 from .manifests import MAX_DEPTH, MAX_DOCUMENT
 from .references import parse_reference
 from .scope import Scope
+from .stored_images import StoredImages
 from .tarstream import END, header, padding
-from .unpack import Unpacker
 
 _FOREIGN = (
     "application/vnd.docker.image.rootfs.foreign.",
@@ -56,10 +56,10 @@ _DEFAULTS = ExportOptions()
 class Exporter:
     """Writes archives. The same images give the same bytes."""
 
-    def __init__(self, content: Content, images: Images, unpacker: Unpacker, leases: Leases) -> None:
+    def __init__(self, content: Content, images: Images, stored: StoredImages, leases: Leases) -> None:
         self._content = content
         self._images = images
-        self._unpacker = unpacker
+        self._stored = stored
         self._leases = leases
 
     async def export(
@@ -81,7 +81,7 @@ class Exporter:
                 await self._leases.add_resource(held, held.lease, Resource("content", image.target.digest))
                 target = image.target
                 if platform is not None:
-                    target, _ = await self._unpacker.find_serving(held, target, platform)
+                    target, _ = await self._stored.find_serving(held, target, platform)
                 await plan.add(image.name, target)
                 entries.append(descriptor_object(replace(target, annotations=_annotations(image.name))))
                 if options.docker:
@@ -109,7 +109,7 @@ class Exporter:
         """Docker's manifest has one platform of each image: the one asked for, or this machine's."""
         want = platform or platforms.current()
         try:
-            descriptor, manifest = await self._unpacker.find_manifest(scope, target, want)
+            descriptor, manifest = await self._stored.find_manifest(scope, target, want)
         except NotFound:
             return
         if not manifest.is_image:

@@ -22,7 +22,7 @@ from .manifests import INDEX_TYPES, MANIFEST_TYPES, MAX_DEPTH, MAX_DOCUMENT
 from .progress import BlobReport, BlobState, Report, Resolved, silent
 from .references import parse_reference
 from .scope import Scope
-from .unpack import Unpacker
+from .stored_images import StoredImages
 
 CONCURRENCY = 4
 SOURCE_LABEL = "containerd.io/distribution.source."
@@ -50,14 +50,14 @@ class Pusher:
     def __init__(
         self,
         content: Content,
-        unpacker: Unpacker,
+        stored: StoredImages,
         resolvers: Sequence[Resolver],
         leases: Leases,
         *,
         concurrency: int = CONCURRENCY,
     ) -> None:
         self._content = content
-        self._unpacker = unpacker
+        self._stored = stored
         self._resolvers = resolvers
         self._leases = leases
         self._concurrency = concurrency
@@ -123,7 +123,7 @@ class Pusher:
             )
         if not platforms:
             return image.target
-        target, _ = await self._unpacker.find_serving(scope, image.target, platforms[0])
+        target, _ = await self._stored.find_serving(scope, image.target, platforms[0])
         return target
 
 

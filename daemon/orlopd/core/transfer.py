@@ -17,6 +17,7 @@ from .progress import Report, silent
 from .pull import Puller, store_image
 from .push import Pusher
 from .scope import Scope
+from .stored_images import StoredImages
 from .unpack import Unpacker
 
 _BACK_REFERENCE = "containerd.io/gc.bref.image"
@@ -109,6 +110,7 @@ class Transfers:
         puller: Puller,
         pusher: Pusher,
         archiver: Archiver,
+        stored: StoredImages,
         unpacker: Unpacker,
         images: Images,
         leases: Leases,
@@ -122,6 +124,7 @@ class Transfers:
         self._puller = puller
         self._pusher = pusher
         self._archiver = archiver
+        self._stored = stored
         self._unpacker = unpacker
         self._images = images
         self._leases = leases
@@ -228,7 +231,7 @@ class Transfers:
             await self._unpacker.unpack(scope, target, each.platform, each.snapshotter, report)
         if self._discard and len(unpacks) > 1:
             for each in unpacks:
-                await self._unpacker.let_layers_go(scope, target, each.platform)
+                await self._stored.let_layers_go(scope, target, each.platform)
 
     async def _store(self, scope: Scope, end: StoreEnd, target: Descriptor) -> list[Image]:
         names = end.names_of(target.digest)

@@ -22,6 +22,7 @@ from orlopd.core.parts import Catalog, Hooks
 from orlopd.core.pull import Puller
 from orlopd.core.scope import Scope
 from orlopd.core.snapshots import Snapshots
+from orlopd.core.stored_images import StoredImages
 from orlopd.core.tasks import Tasks
 from orlopd.core.unpack import Unpacker
 from orlopd.core.upkeep import Upkeep
@@ -82,6 +83,7 @@ class Context:
     upkeep: Upkeep
     events: EventBus
     tasks: Tasks
+    stored: StoredImages
     unpacker: Unpacker
     puller: Puller
     differs: Sequence[Differ]

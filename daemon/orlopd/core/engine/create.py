@@ -172,7 +172,7 @@ class Creator:
         if kind is SourceKind.IMAGE:
             found = await self._finder.image(scope, value)
             image = found.name
-            config, _, _ = await self._context.unpacker.image_config(scope, found.target, spec.platform)
+            config, _, _ = await self._context.stored.image_config(scope, found.target, spec.platform)
             parent = await self._context.unpacker.unpack(
                 scope, found.target, spec.platform, name, name=found.name
             )

@@ -73,7 +73,7 @@ class Inventory:
     async def config(self, scope: Scope, image: Image) -> ImageConfig | None:
         """An image's configuration for this machine; None for an artifact or another platform."""
         try:
-            return (await self._context.unpacker.image_config(scope, image.target))[0]
+            return (await self._context.stored.image_config(scope, image.target))[0]
         except (NotFound, InvalidArgument):
             return None
 
@@ -161,7 +161,7 @@ class Inventory:
     async def _describe(self, scope: Scope, target: Descriptor) -> ImageInfo:
         size = 0
         with suppress(NotFound):
-            descriptor, manifest = await self._context.unpacker.find_manifest(scope, target)
+            descriptor, manifest = await self._context.stored.find_manifest(scope, target)
             size = descriptor.size + sum(each.size for each in (manifest.config, *manifest.layers))
         return ImageInfo(size, tuple(await self._platforms(scope, target, 0)))
 

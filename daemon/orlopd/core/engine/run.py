@@ -106,7 +106,7 @@ class Runner:
             with contextlib.suppress(NotFound):
                 image = await self._finder.image(scope, spec.source.value)
                 # The name may be here with another platform's content.
-                await self._context.unpacker.image_config(scope, image.target, spec.platform)
+                await self._context.stored.image_config(scope, image.target, spec.platform)
                 return spec
         snapshotter = spec.snapshotter or await self._context.default_snapshotter(scope)
         image = await self._context.puller.pull(
