@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,14 @@ from orlopd.plugin.values import (
     SnapshotInfo,
     SnapshotKind,
     Usage,
+    now,
     sha256,
 )
 
 NS = Scope("testing")
+OTHER = Scope("other")
+PAST = (now() - timedelta(hours=1)).isoformat()
+FUTURE = (now() + timedelta(hours=1)).isoformat()
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -182,6 +187,16 @@ async def digests(store: Store, scope: Scope = NS) -> set[str]:
 async def keys(store: Store, scope: Scope = NS) -> set[str]:
     """The keys of the snapshots that a namespace sees."""
     return {info.name async for info in store.snapshots.for_name("mem").walk(scope)}
+
+
+async def chain(store: Store, *names: str, scope: Scope = NS) -> None:
+    """Commit snapshots one upon the other."""
+    snapshotter = store.snapshots.for_name("mem")
+    parent = ""
+    for name in names:
+        await snapshotter.prepare(scope, f"{name}-active", parent)
+        await snapshotter.commit(scope, name, f"{name}-active")
+        parent = name
 
 
 def digest_of(data: bytes) -> str:

@@ -14,7 +14,7 @@ from orlopd.config import Config, ConfigError, Overrides, load, render
 from orlopd.config.load import find_line
 from orlopd.plugin import Config as Section
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
