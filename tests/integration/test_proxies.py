@@ -115,13 +115,19 @@ def test_a_proxy_may_come_late_go_away_and_come_back(folder: Path, archive: str)
 
 
 @pytest.mark.timeout(240)
-def test_a_differ_in_another_process_reads_our_content(folder: Path, archive: str) -> None:
+def test_a_differ_in_another_process_reads_and_writes_our_content(folder: Path, archive: str) -> None:
     socket = folder / "walking.sock"
     config = 'differs = ["far"]\n' + proxy("far", "diff", str(socket))
     with Daemon(config) as daemon:
         with serve_plugin("walking", folder, "--content", daemon.address):
             daemon.must(daemon.orlop("import", archive))
             assert daemon.must(daemon.orlop("run", "--rm", "probe", *SAY)).endswith("42\n")
+            # It writes there, too, and the second time what is there already.
+            keys = [line.split()[0] for line in daemon.must(daemon.ctr("snapshots", "ls")).splitlines()[1:]]
+            for key in keys:
+                made = [daemon.ctr("snapshots", "diff", "--keep", key) for _ in range(2)]
+                assert [each.returncode for each in made] == [0, 0], made
+                assert made[0].stdout == made[1].stdout != b""
         late = text_layer("etc/late", "late\n")
         other = save_archive(folder / "late.tar", "docker.io/library/late:latest", image=make_image([late]))
         refused = daemon.orlop("import", str(other))

@@ -70,9 +70,9 @@ def archive(members: Iterable[Member | bytes]) -> bytes:
     return b"".join(item if isinstance(item, bytes) else item.encode() for item in members) + END
 
 
-def gzipped(data: bytes) -> bytes:
-    """Compressed, without the time in it."""
-    return gzip.compress(data, compresslevel=1, mtime=0)
+def gzipped(data: bytes, level: int = 1) -> bytes:
+    """Compressed, without the time in it. :param level: 0 for as it is, in the form of gzip"""
+    return gzip.compress(data, compresslevel=level, mtime=0)
 
 
 def padded(data: bytes) -> bytes:
