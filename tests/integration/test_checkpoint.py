@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import any_pb2
 
 from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.containerd.services.snapshots.v1 import snapshots_pb2, snapshots_pb2_grpc
 from orlop_protos.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from orlop_protos.containerd.types import descriptor_pb2
+from tests.support.cgroups import cgroup_file
 from tests.support.criu import recorder
 from tests.support.daemon import Daemon, eventually
 from tests.support.images import digest_of
@@ -185,9 +188,30 @@ def test_a_hostile_checkpoint_writes_nothing_outside_its_folder(
     assert all(path.is_relative_to(daemon.root / "checkpoints" / daemon.namespace / name) for path in within)
 
 
-def test_a_task_made_of_a_checkpoint_can_be_started_by_a_daemon_that_came_later(
-    fresh_daemon: Daemon, archive: str, name: str, tmp_path: Path
-) -> None:
+@contextmanager
+def tasks_of(daemon: Daemon) -> Iterator[Any]:
+    """The task service, in the daemon's own namespace."""
+    with daemon.channel() as channel:
+        stub = tasks_pb2_grpc.TasksStub(channel)
+        yield Namespaced(stub, daemon.namespace)
+
+
+class Namespaced:
+    def __init__(self, stub: Any, namespace: str) -> None:
+        self._stub = stub
+        self._how = {"metadata": [("containerd-namespace", namespace)], "timeout": 30}
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        return lambda request: getattr(self._stub, name)(request, **self._how)
+
+    def later(self, name: str, request: Any) -> Any:
+        """Call a method; its future."""
+        return getattr(self._stub, name).future(request, **self._how)
+
+
+@pytest.fixture
+def waiting(fresh_daemon: Daemon, archive: str, name: str, tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon with a task that was made of a checkpoint and waits for its start."""
     daemon = fresh_daemon
     daemon.must(daemon.orlop("import", archive))
     program = recorder(tmp_path)
@@ -196,19 +220,26 @@ def test_a_task_made_of_a_checkpoint_can_be_started_by_a_daemon_that_came_later(
     daemon.must(daemon.ctr("containers", "checkpoint", "--task", name, ref))
     gone(daemon, name)
     daemon.must(daemon.ctr("containers", "create", IMAGE, name, "sleep", "900"))
-    metadata = [("containerd-namespace", daemon.namespace)]
-    digest = parts_of(daemon, ref)[CRIU]
-    named = descriptor_pb2.Descriptor(digest=digest, media_type=CRIU)
     with daemon.channel() as channel:
-        stub: Any = tasks_pb2_grpc.TasksStub(channel)
-        options = oci_pb2.Options(binary_name=str(program))
         snapshots: Any = snapshots_pb2_grpc.SnapshotsStub(channel)
         asked = snapshots_pb2.MountsRequest(snapshotter="overlayfs", key=name)
+        metadata = [("containerd-namespace", daemon.namespace)]
         rootfs = snapshots.Mounts(asked, metadata=metadata, timeout=30).mounts
-        request = tasks_pb2.CreateTaskRequest(container_id=name, checkpoint=named, rootfs=rootfs)
-        request.options.type_url = options.DESCRIPTOR.full_name
-        request.options.value = options.SerializeToString()
-        stub.Create(request, metadata=metadata, timeout=30)
+    named = descriptor_pb2.Descriptor(digest=parts_of(daemon, ref)[CRIU], media_type=CRIU)
+    request = tasks_pb2.CreateTaskRequest(container_id=name, checkpoint=named, rootfs=rootfs)
+    options = oci_pb2.Options(binary_name=str(program))
+    request.options.type_url = options.DESCRIPTOR.full_name
+    request.options.value = options.SerializeToString()
+    with tasks_of(daemon) as tasks:
+        tasks.Create(request)
+    yield daemon
+    gone(daemon, name)
+
+
+def test_a_task_made_of_a_checkpoint_can_be_started_by_a_daemon_that_came_later(
+    waiting: Daemon, name: str, tmp_path: Path
+) -> None:
+    daemon = waiting
     (daemon.root / "checkpoints/other").mkdir()
     (daemon.root / "checkpoints/other/lost").mkdir()
     half = daemon.root / "checkpoints/.0123456789abcdef"
@@ -218,11 +249,102 @@ def test_a_task_made_of_a_checkpoint_can_be_started_by_a_daemon_that_came_later(
     daemon.start()
     assert [path.name for path in folders(daemon)] == [name], "the folder of a task that is none is swept"
     assert not half.exists(), "and so is what was being written"
-    with daemon.channel() as channel:
-        stub = tasks_pb2_grpc.TasksStub(channel)
-        stub.Start(tasks_pb2.StartRequest(container_id=name), metadata=metadata, timeout=30)
+    with tasks_of(daemon) as tasks:
+        tasks.Start(tasks_pb2.StartRequest(container_id=name))
     assert (tmp_path / "restored/pages-1.img").read_text() == f"pages of {name}\n"
     assert folders(daemon) == []
     daemon.must(daemon.ctr("tasks", "kill", "-s", "9", name))
     eventually(lambda: daemon.must(daemon.ctr("tasks", "ls")), lambda said: "STOPPED" in said, 10)
-    gone(daemon, name)
+
+
+def test_what_needs_a_container_waits_for_the_restore(waiting: Daemon, name: str) -> None:
+    """There is none yet for the runtime to change, which says so in words of its own."""
+    limits = any_pb2.Any(
+        type_url="types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
+        value=b'{"pids": {"limit": 50}}',
+    )
+    checkpoint = tasks_pb2.CheckpointTaskRequest(container_id=name)
+    with tasks_of(waiting) as tasks:
+        for method, request, said in (
+            ("Update", tasks_pb2.UpdateTaskRequest(container_id=name, resources=limits), "not restored yet"),
+            ("Pause", tasks_pb2.PauseTaskRequest(container_id=name), "created"),
+            ("Checkpoint", checkpoint, "created"),
+            ("Kill", tasks_pb2.KillRequest(container_id=name, signal=signal.SIGTERM), "not created"),
+        ):
+            with pytest.raises(grpc.RpcError, match=said) as caught:
+                getattr(tasks, method)(request)
+            code = caught.value.code()  # type: ignore[attr-defined]
+            assert code is grpc.StatusCode.FAILED_PRECONDITION, method
+        started = tasks.Start(tasks_pb2.StartRequest(container_id=name))
+        tasks.Update(tasks_pb2.UpdateTaskRequest(container_id=name, resources=limits))
+    assert cgroup_file(started.pid, "pids", "pids.max").read_text() == "50\n"
+
+
+# --- Several at once
+
+
+def test_two_checkpoints_of_one_task_do_not_mix(
+    daemon: Daemon, running: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "hold").touch()
+    request = tasks_pb2.CheckpointTaskRequest(container_id=name)
+    with tasks_of(daemon) as tasks:
+        both = [tasks.later("Checkpoint", request) for _ in range(2)]
+        eventually(lambda: list(tmp_path.glob("begun-*")), lambda found: len(found) == 2, 20)
+        written = set((daemon.root / "checkpoints").glob(".*"))
+        (tmp_path / "hold").unlink()
+        replies = [each.result() for each in both]
+    assert len(written) == 2
+    for reply in replies:
+        kinds = {each.media_type: each.digest for each in reply.descriptors}
+        tar = daemon.ctr("content", "get", kinds[CRIU]).stdout
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            assert {member.name.strip("./") for member in archive} - {""} == {"pages-1.img", "latest"}
+    assert list((daemon.root / "checkpoints").glob("*")) == []
+
+
+def test_a_task_that_is_removed_while_it_is_checkpointed_leaves_nothing_of_it(
+    daemon: Daemon, running: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "hold").touch()
+    with tasks_of(daemon) as tasks:
+        call = tasks.later("Checkpoint", tasks_pb2.CheckpointTaskRequest(container_id=name))
+        eventually(lambda: list(tmp_path.glob("begun-*")), bool, 20)
+        assert len(list((daemon.root / "checkpoints").glob(".*"))) == 1
+        daemon.must(daemon.ctr("tasks", "rm", "-f", name))
+        (tmp_path / "hold").unlink()
+        assert call.exception() is not None
+        assert call.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
+    assert list((daemon.root / "checkpoints").glob("*")) == []
+    assert name not in daemon.must(daemon.ctr("tasks", "ls"))
+
+
+# --- A runtime that fails when the daemon starts
+
+
+FAILING = """
+from orlop_plugins.oci.runtime import OciRuntime
+
+async def recover(self):
+    raise RuntimeError("broken for a while")
+
+OciRuntime.recover = recover
+"""
+
+
+def test_a_checkpoint_that_a_task_waits_to_start_from_outlives_a_start_at_which_its_runtime_fails(
+    waiting: Daemon, name: str, tmp_path: Path
+) -> None:
+    daemon = waiting
+    failing = daemon.folder / "plugins/failing.py"
+    failing.write_text(FAILING)
+    daemon.restart()
+    assert "broken for a while" in daemon.log
+    assert daemon.must(daemon.ctr("tasks", "ls", "-q")) == ""
+    assert [path.name for path in folders(daemon)] == [name]
+    failing.unlink()
+    daemon.restart()
+    with tasks_of(daemon) as tasks:
+        tasks.Start(tasks_pb2.StartRequest(container_id=name))
+    assert (tmp_path / "restored/pages-1.img").read_text() == f"pages of {name}\n"
+    assert folders(daemon) == []

@@ -1,4 +1,4 @@
-"""Debian's crun on a machine that it refuses: one with version 2 of control groups beside version 1."""
+"""Control groups of the machine: where a process is in them, and Debian's crun where it refuses them."""
 
 from __future__ import annotations
 
@@ -22,3 +22,18 @@ def crun_as_on_version_1(folder: Path) -> Path:
     path.write_text(_SCRIPT)
     path.chmod(0o755)
     return path
+
+
+def cgroup_file(pid: int, controller: str, file: str) -> Path:
+    """A file of the group that a process is in for a controller, of whichever version."""
+    places: dict[str, str] = {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        places |= dict.fromkeys(controllers.split(","), path)
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        place, kind, options = line.split()[4], *line.rpartition(" - ")[2].split()[::2]
+        if kind == "cgroup" and controller in options.split(","):
+            return Path(place + places[controller]) / file
+    unified = Path("/sys/fs/cgroup")
+    top = unified if (unified / "cgroup.controllers").exists() else unified / "unified"
+    return Path(f"{top}{places['']}") / file

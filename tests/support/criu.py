@@ -9,6 +9,8 @@ after() { want=$1; shift; while [ $# -gt 1 ]; do [ "$1" = "$want" ] && echo "$2"
 for word; do case $word in
     checkpoint)
         printf '%s\\n' "$@" >{record}/checkpoint
+        echo >{record}/begun-$$
+        while [ -e {record}/hold ]; do sleep 0.02; done
         folder=$(after --image-path "$@")
         echo "pages of $(eval echo \\${$#})" >"$folder/pages-1.img"
         ln -s pages-1.img "$folder/latest"
@@ -39,6 +41,7 @@ exec runc "$@"
 def recorder(folder: Path) -> Path:
     """A program that runs as runc does. What it was told of a checkpoint or a restore is in ``checkpoint``
     and ``restore`` of ``folder``, an argument a line; what was to be restored, in the folder ``restored``.
+    A checkpoint that has begun makes a file ``begun-*``, and waits while there is a file ``hold``.
     """
     program = folder / "recorder"
     program.write_text(_SCRIPT.replace("{record}", str(folder)))

@@ -9,15 +9,15 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from orlopd.core.checkpoints import Checkpoints
+from orlopd.core.checkpoints import CRIU, Checkpoints
 from orlopd.core.containers import Containers
 from orlopd.core.events import EventBus
 from orlopd.core.scope import Scope
 from orlopd.core.tasks import Tasks
 from orlopd.plugin import Runtime, Task
-from orlopd.plugin.errors import AlreadyExists, InvalidArgument, NotFound
+from orlopd.plugin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from orlopd.plugin.runtime import Exit, TaskEvent, TaskSpec
-from orlopd.plugin.values import SPEC_TYPE_URL, Container, Event, TypedBytes, now
+from orlopd.plugin.values import SPEC_TYPE_URL, Container, Descriptor, Event, TypedBytes, now, sha256
 
 SCOPE = Scope("ns")
 
@@ -58,21 +58,26 @@ class PretendedTask:
 class PretendedRuntime:
     def __init__(self) -> None:
         self.tasks: list[PretendedTask] = []
+        self.fails = False
 
     async def create(self, spec: TaskSpec) -> Task:
         self.tasks.append(PretendedTask(spec))
         return cast("Task", self.tasks[-1])
 
     async def recover(self) -> Sequence[Task]:
+        if self.fails:
+            raise RuntimeError("as a broken plugin does")
         return cast("list[Task]", self.tasks)
 
 
 class Records:
+    runtime = "pretended"
+
     async def get(self, scope: Scope, id: str) -> Container:
-        if id == "missing":
+        if id == "missing" or scope.namespace == "nobodys":
             raise NotFound("no such container")
         options = TypedBytes("options", b"container's")
-        return Container(id, "pretended", spec=TypedBytes(SPEC_TYPE_URL, b"{}"), runtime_options=options)
+        return Container(id, self.runtime, spec=TypedBytes(SPEC_TYPE_URL, b"{}"), runtime_options=options)
 
 
 class House:
@@ -81,12 +86,21 @@ class House:
         self.seen: list[Event] = []
         self.bus = EventBus([self.seen.append])
         self.state = state
+        self.records = Records()
+        self.checkpoints = state.parent / "checkpoints"
+
+    def lay_out(self, namespace: str, id: str) -> Path:
+        """As for a task that is restored from a checkpoint and was not started yet."""
+        image = self.checkpoints / namespace / id / "pages-1.img"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"pages")
+        return image
 
     def tasks(self) -> Tasks:
         runtimes = {"pretended": cast("Runtime", self.runtime)}
         nothing = cast("Any", None)
-        checkpoints = Checkpoints(nothing, nothing, self.state.parent / "checkpoints")
-        return Tasks(runtimes, cast("Containers", Records()), checkpoints, self.bus, state=self.state)
+        checkpoints = Checkpoints(nothing, nothing, self.checkpoints)
+        return Tasks(runtimes, cast("Containers", self.records), checkpoints, self.bus, state=self.state)
 
     async def published(self, count: int) -> list[str]:
         with anyio.fail_after(5):
@@ -149,3 +163,39 @@ async def test_what_a_task_is_made_of(house: House) -> None:
             await tasks.create(SCOPE, "c", runtime="x")
         with pytest.raises(InvalidArgument):
             await tasks.get(SCOPE, "../a")
+
+
+async def test_a_runtime_that_fails_at_a_start_costs_its_tasks_nothing(house: House) -> None:
+    """What they are restored from, and how far their events were told, is there when it works again."""
+    image, orphan = house.lay_out("ns", "a"), house.lay_out("nobodys", "b")
+    async with house.tasks() as tasks:
+        await tasks.create(SCOPE, "a")
+        assert await house.published(1) == ["create"]
+    house.runtime.fails = True
+    async with house.tasks() as tasks:
+        await tasks.recover()
+        assert image.exists()
+        assert not orphan.exists(), "no container has a task of that name"
+        with pytest.raises(FailedPrecondition, match="its runtime failed"):
+            await tasks.create(SCOPE, "a", checkpoint=Descriptor(CRIU, sha256(b"tar"), 3))
+        assert image.exists(), "it may be somebody else's"
+    house.runtime.fails = False
+    house.runtime.tasks[0].say("start")
+    async with house.tasks() as tasks:
+        await tasks.recover()
+        assert await house.published(2) == ["create", "start"]
+        assert image.exists()
+        await (await tasks.get(SCOPE, "a")).delete()
+    assert list(house.checkpoints.rglob("*")) == []
+
+
+async def test_what_is_laid_out_for_a_task_of_a_runtime_that_is_not_open_stays(house: House) -> None:
+    image = house.lay_out("ns", "a")
+    house.records.runtime = "elsewhere"
+    async with house.tasks() as tasks:
+        await tasks.recover()
+    assert image.exists()
+    house.records.runtime = "pretended"
+    async with house.tasks() as tasks:
+        await tasks.recover()
+    assert not image.exists()

@@ -43,6 +43,7 @@ class Checkpoints:
         self._diffs = diffs
         self._folder = folder
         self._laid: set[tuple[str, str]] = set()
+        self._spared: set[tuple[str, str]] = set()
         self._lock = anyio.Lock()
 
     async def save(
@@ -74,11 +75,20 @@ class Checkpoints:
 
         :raises InvalidArgument: it is no checkpoint, or a hostile one
         :raises NotFound: the namespace does not have the blob
+        :raises FailedPrecondition: a task that could not be found again may need the folder
         """
         if checkpoint.media_type != CRIU:
             raise InvalidArgument(
                 f"unsupported checkpoint type {quoted(checkpoint.media_type)}: invalid argument",
                 hint=f"a task is restored from {CRIU}",
+            )
+        if (scope.namespace, id) in self._spared:
+            raise FailedPrecondition(
+                f"task {id} may be waiting for its start from another checkpoint: its runtime failed when this "
+                "daemon started",
+                reason="TASK_NOT_RECOVERED",
+                resource=f"task {id}",
+                hint="the daemon's log says why; start the daemon again when the runtime works",
             )
         folder = self._folder / scope.namespace / id
         try:
@@ -106,20 +116,32 @@ class Checkpoints:
                 self._laid.discard((namespace, id))
                 await to_thread.run_sync(_remove, self._folder / namespace / id)
 
-    async def sweep(self, kept: Collection[tuple[str, str]]) -> None:
-        """Remove what an earlier daemon left, except for the tasks ``kept``, by namespace and id."""
+    async def found(self) -> Collection[tuple[str, str]]:
+        """For which tasks something is laid out, by namespace and id."""
+        return set(await to_thread.run_sync(self._on_disk))
+
+    async def sweep(self, kept: Collection[tuple[str, str]], spared: Collection[tuple[str, str]] = ()) -> None:
+        """Remove what an earlier daemon left, except for tasks.
+
+        :param kept: the tasks that are there, by namespace and id
+        :param spared: those of which nobody knows; what is laid out for them is not touched again
+        """
 
         def sweep() -> None:
             for folder in list(self._folder.glob(".*")):
                 _remove(folder)
-            for folder in list(self._folder.glob("[!.]*/*")):
-                key = folder.parent.name, folder.name
+            for key, folder in self._on_disk().items():
                 if key in kept:
                     self._laid.add(key)
+                elif key in spared:
+                    self._spared.add(key)
                 else:
                     _remove(folder)
 
         await to_thread.run_sync(sweep)
+
+    def _on_disk(self) -> dict[tuple[str, str], Path]:
+        return {(folder.parent.name, folder.name): folder for folder in self._folder.glob("[!.]*/*")}
 
 
 def _make(folder: Path) -> None:

@@ -72,18 +72,35 @@ class Tasks:
         return await self._group.__aexit__(kind, error, trace)
 
     async def recover(self) -> None:
-        """Find what an earlier daemon left running. A runtime that fails is logged; the others go on."""
+        """Find what an earlier daemon left running. A runtime that fails is logged; the others go on.
+
+        What is kept for a task that such a runtime may have is kept on, until a start finds the runtime well.
+        """
+        all_well = True
         for name, runtime in self._runtimes.items():
             try:
                 found = await runtime.recover()
             except Exception:
                 log.exception("cannot recover the tasks of runtime %s", name)
+                all_well = False
                 continue
             for task in found:
                 marks = _Marks(self._state, task.namespace, task.id)
                 self._keep(task, name, marks, await to_thread.run_sync(marks.load))
-        await to_thread.run_sync(_sweep, self._state, set(self._kept))
-        await self._checkpoints.sweep(set(self._kept))
+        traces = {*await to_thread.run_sync(_marked, self._state), *await self._checkpoints.found()}
+        spared = {
+            key for key in traces - set(self._kept) if await self._may_be_there(*key, all_well=all_well)
+        }
+        await to_thread.run_sync(_sweep, self._state, {*self._kept, *spared})
+        await self._checkpoints.sweep(set(self._kept), spared)
+
+    async def _may_be_there(self, namespace: str, id: str, *, all_well: bool) -> bool:
+        """Whether a task that no runtime told of may be one of a runtime that failed or is not open."""
+        try:
+            container = await self._containers.get(Scope(namespace), id)
+        except (NotFound, InvalidArgument):
+            return False
+        return not all_well or container.runtime not in self._runtimes
 
     async def create(
         self,
@@ -248,12 +265,16 @@ class _Marks:
             self._path.parent.rmdir()
 
 
+def _marked(state: Path) -> list[_Key]:
+    return [(path.parent.name, path.name) for path in state.glob("*/*")]
+
+
 def _sweep(state: Path, kept: set[_Key]) -> None:
     """Remove the marks of tasks that are no more, or a new task of the same name would be thought known."""
-    for namespace in state.iterdir() if state.is_dir() else ():
-        for path in namespace.iterdir():
-            if (namespace.name, path.name) not in kept:
-                path.unlink(missing_ok=True)
+    for namespace, id in _marked(state):
+        if (namespace, id) not in kept:
+            (state / namespace / id).unlink(missing_ok=True)
+    for namespace in state.glob("*"):
         with contextlib.suppress(OSError):
             namespace.rmdir()
 

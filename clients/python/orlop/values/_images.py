@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from ._kinds import BlobKind, BlobState
-
-if TYPE_CHECKING:
-    from ._settings import Healthcheck
+from ._settings import Healthcheck
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,11 @@ class Container:
     async def update(self, resources: bytes) -> None:
         if self.main.state is TaskState.STOPPED:
             raise FailedPrecondition("cannot update a stopped container: failed precondition")
+        if self._restore is not None and not self.main.pid:
+            raise FailedPrecondition(
+                "cannot update a container that is not restored yet: failed precondition",
+                hint="start it first: the runtime makes it anew from its checkpoint then",
+            )
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".resources-") as file:
             file.write(resources)
             file.flush()
