@@ -153,7 +153,7 @@ class ShimTask:
             return _exit_of(*await self._call("Delete", task.DeleteRequest(id=self.id, exec_id=exec_id)))
         async with self._deleting:
             if self.deleted.is_set():
-                raise NotFound(f"task {self.id} not found: not found", resource=f"task {self.id}")
+                raise self._deleted_error()
             end = await self._delete_container() if await self._check() is None else None
             with anyio.CancelScope(shield=True):
                 if end is None:
@@ -379,7 +379,7 @@ class ShimTask:
         if await self._check() is not None:
             raise self._lost_error()
         if self.deleted.is_set():
-            raise NotFound(f"task {self.id} not found: not found", resource=f"task {self.id}")
+            raise self._deleted_error()
         with explained(self._log):
             try:
                 limit = self._deadline if deadline == -1 else deadline
@@ -388,6 +388,8 @@ class ShimTask:
                 await self._see_whether_it_died()
                 if await self._check() is not None:
                     raise self._lost_error() from None
+                if self._ending:  # the shim was ended with its task, while this call was under way
+                    raise self._deleted_error() from None
                 raise
 
     async def _see_whether_it_died(self) -> None:
@@ -396,6 +398,9 @@ class ShimTask:
         with anyio.move_on_after(_DYING):
             await self._shim.gone()
             self._dead = not self._ending
+
+    def _deleted_error(self) -> OrlopError:
+        return NotFound(f"task {self.id} not found: not found", resource=f"task {self.id}")
 
     def _lost_error(self) -> OrlopError:
         return FailedPrecondition(
