@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf import any_pb2
 
 from orlop_plugins.oci.shims import identity
 from orlop_plugins.shims.program import Endpoint, endpoint
 from orlop_protos.containerd.runtime.bootstrap.v1 import bootstrap_pb2
+from orlop_protos.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
+from orlop_protos.containerd.v1.types import task_pb2
 from orlopd.plugin.errors import FailedPrecondition
+from tests.support import standin_shim
 from tests.support.ctr import Said
 from tests.support.daemon import Daemon, processes_naming
 from tests.support.images import save_archive
 
 IMAGE = "docker.io/library/probe:latest"
+PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 RUNC = "/usr/bin/containerd-shim-runc-v2"
 
 pytestmark = pytest.mark.timeout(180)
@@ -139,6 +147,66 @@ def test_a_shim_that_was_killed_leaves_a_stopped_task_and_nothing_else(host: Hos
         assert "137" in host.ctr("tasks", "rm", "lost").err
     mounts = Path("/proc/self/mountinfo").read_text()
     assert str(host.daemon.folder / "s/runtime/shim") not in mounts
+
+
+@pytest.fixture
+def third(daemon: Daemon, tmp_path: Path) -> Iterator[Tasks]:
+    """A container without a task, whose shim serves version 3 by ttrpc."""
+    program = tmp_path / "containerd-shim-standin-v3"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {standin_shim.__file__} "$@"\n')
+    program.chmod(0o755)
+    daemon.must(daemon.ctr("containers", "create", "--runtime", str(program), IMAGE, "v3", "sleep", "1000"))
+    with daemon.channel() as channel:
+        yield Tasks(tasks_pb2_grpc.TasksStub(channel), daemon.namespace)
+    daemon.ctr("tasks", "rm", "-f", "v3")
+    daemon.must(daemon.ctr("containers", "rm", "v3"))
+
+
+class Tasks:
+    """The task service about one container."""
+
+    def __init__(self, stub: Any, namespace: str) -> None:
+        self._stub = stub
+        self._metadata = [("containerd-namespace", namespace)]
+
+    def __call__(self, method: str, request: str = "", **fields: Any) -> Any:
+        made = getattr(tasks_pb2, f"{request or method}Request")(container_id="v3", **fields)
+        return getattr(self._stub, method)(made, metadata=self._metadata, timeout=30)
+
+
+def test_a_shim_of_task_version_3_by_ttrpc_runs_a_task_and_an_exec(
+    third: Tasks, daemon: Daemon, tmp_path: Path
+) -> None:
+    third("Create", "CreateTask")
+    assert third("Get").process.status == task_pb2.CREATED
+    pid = third("Start").pid
+    assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
+    process = third("Get").process
+    assert (process.status, process.pid) == (task_pb2.RUNNING, pid)
+    assert json.loads(daemon.must(daemon.orlop("shim", "inspect", "v3")))[0]["version"] == "3"
+
+    out = tmp_path / "out"
+    os.mkfifo(out)
+    command = json.dumps({"args": ["sh", "-c", "echo in; exit 7"], "cwd": "/"}).encode()
+    third("Exec", "ExecProcess", exec_id="e", stdout=str(out), spec=any_pb2.Any(type_url=PROCESS, value=command))
+    with ThreadPoolExecutor() as pool:
+        said = pool.submit(out.read_text)
+        assert third("Start", exec_id="e").pid != pid
+        assert said.result(20) == "in\n"
+        assert third("Wait", exec_id="e").exit_status == 7
+        assert third("DeleteProcess", exec_id="e").exit_status == 7
+        with pytest.raises(grpc.RpcError, match="not found"):
+            third("Get", exec_id="e")
+        assert [each.pid for each in third("ListPids").processes] == [pid]
+
+        waited = pool.submit(third, "Wait")
+        third("Kill", signal=signal.SIGTERM)
+        assert waited.result(20).exit_status == 128 + signal.SIGTERM
+    assert third("Get").process.status == task_pb2.STOPPED
+    assert third("Delete", "DeleteTask").exit_status == 128 + signal.SIGTERM
+    with pytest.raises(grpc.RpcError, match="not found"):
+        third("Get")
+    assert not [line for line in processes_naming(str(daemon.folder)).values() if "standin_shim" in line]
 
 
 def test_what_a_foreign_shim_cannot_do_is_said(daemon: Daemon) -> None:
