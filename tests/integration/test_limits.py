@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf import any_pb2
 
+from orlop_protos.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
+from tests.support.cgroups import cgroup_file, version_2
 from tests.support.daemon import Daemon
 
 CHANGING = """
@@ -45,6 +51,88 @@ def test_what_was_asked_is_what_a_container_has(daemon: Daemon, image: str, tmp_
         *("300", "30000", "0", str(48 << 20), "123456", "900"),
         *("100", "0", "0 2000", "NoNewPrivs:1", "1024", "filtered"),
     ]
+
+
+@contextmanager
+def box(daemon: Daemon, *options: str | Path) -> Iterator[int]:
+    """A container "box" that sleeps; its process."""
+    daemon.must(daemon.orlop("run", "-d", "--name", "box", *options, "probe", "sleep", "1000"))
+    try:
+        yield json.loads(daemon.must(daemon.orlop("inspect", "box")))[0]["pid"]
+    finally:
+        daemon.must(daemon.orlop("rm", "-f", "box"))
+
+
+def update_task(daemon: Daemon, resources: dict[str, Any]) -> None:
+    """Change limits as a client of containerd's does."""
+    (id,) = daemon.must(daemon.ctr("tasks", "ls", "-q")).split()
+    limits = any_pb2.Any(
+        type_url="types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
+        value=json.dumps(resources).encode(),
+    )
+    request = tasks_pb2.UpdateTaskRequest(container_id=id, resources=limits)
+    with daemon.channel() as channel:
+        tasks: Any = tasks_pb2_grpc.TasksStub(channel)
+        tasks.Update(request, metadata=[("containerd-namespace", daemon.namespace)], timeout=30)
+
+
+def test_block_devices_are_shared_and_throttled_as_was_asked(daemon: Daemon, image: str) -> None:
+    device = Path("/dev/loop0")
+    number = f"{os.major(device.stat().st_rdev)}:{os.minor(device.stat().st_rdev)}"
+    throttles = {
+        "read_bps": ("--device-read-bps", "3m", 3 << 20),
+        "write_bps": ("--device-write-bps", "4m", 4 << 20),
+        "read_iops": ("--device-read-iops", "500", 500),
+        "write_iops": ("--device-write-iops", "600", 600),
+    }
+    asked = [word for option, value, _ in throttles.values() for word in (option, f"{device}:{value}")]
+    with box(daemon, "--blkio-weight", "300", *asked) as pid:
+        weight = next(
+            path
+            for name in ("blkio.bfq.weight", "blkio.weight")
+            if (path := cgroup_file(pid, "blkio", name)).exists()
+        )
+        assert weight.read_text().split()[-1] == "300"
+        for word, (_, _, limit) in throttles.items():
+            file = cgroup_file(pid, "blkio", f"blkio.throttle.{word}_device")
+            assert file.read_text().split() == [number, str(limit)], word
+        daemon.must(daemon.orlop("update", "--blkio-weight", "400", "box"))
+        assert weight.read_text().split()[-1] == "400"
+        update_task(daemon, {"blockIO": {"weight": 500}})
+        assert weight.read_text().split()[-1] == "500"
+
+
+def test_a_weight_that_a_device_does_not_know_is_explained(daemon: Daemon, image: str) -> None:
+    assert "[bfq]" not in Path("/sys/block/loop0/queue/scheduler").read_text()
+    done = daemon.orlop("run", "--rm", "--blkio-weight-device", "/dev/loop0:200", "probe", "true")
+    assert done.returncode == 125
+    assert b"hint: the device's scheduler knows no weights" in done.stderr
+
+
+@pytest.fixture
+def runc_on_version_2(daemon: Daemon, tmp_path: Path) -> Iterator[Path]:
+    """A program that runs runc where all there is of control groups is version 2."""
+    path = tmp_path / "runc"
+    inside = 'mount -t cgroup2 none /sys/fs/cgroup && exec runc "$@"'
+    path.write_text(f"#!/bin/sh\nexec unshare -m --propagation slave sh -c '{inside}' runc \"$@\"\n")
+    path.chmod(0o755)
+    before = (version_2() / "cgroup.subtree_control").read_text()
+    yield path
+    if "hugetlb" not in before:  # runc has each group give on what it can
+        for group in (version_2() / daemon.namespace, version_2()):
+            (group / "cgroup.subtree_control").write_text("-hugetlb")
+
+
+def test_huge_pages_are_limited_on_version_2(daemon: Daemon, image: str, runc_on_version_2: Path) -> None:
+    for asked in ("--hugetlb=2MB=4m", "--cgroup-conf=hugetlb.2MB.max=4194304"):
+        with box(daemon, "--runtime", runc_on_version_2, asked) as pid:
+            limit = cgroup_file(pid, "hugetlb", "hugetlb.2MB.max")
+            assert limit.read_text() == f"{4 << 20}\n"
+            update_task(daemon, {"unified": {"hugetlb.2MB.max": str(8 << 20)}})
+            assert limit.read_text() == f"{8 << 20}\n"
+            (id,) = daemon.must(daemon.ctr("tasks", "ls", "-q")).split()
+            metrics = json.loads(daemon.must(daemon.ctr("tasks", "metrics", "--format", "json", id)))
+            assert {"pagesize": "2MB", "max": 8 << 20} in metrics["hugetlb"]
 
 
 def test_the_machines_namespaces_can_be_shared(daemon: Daemon, image: str) -> None:

@@ -34,6 +34,10 @@ def cgroup_file(pid: int, controller: str, file: str) -> Path:
         place, kind, options = line.split()[4], *line.rpartition(" - ")[2].split()[::2]
         if kind == "cgroup" and controller in options.split(","):
             return Path(place + places[controller]) / file
-    unified = Path("/sys/fs/cgroup")
-    top = unified if (unified / "cgroup.controllers").exists() else unified / "unified"
-    return Path(f"{top}{places['']}") / file
+    return Path(f"{version_2()}{places['']}") / file
+
+
+def version_2() -> Path:
+    """Where version 2 is mounted, alone or beside version 1."""
+    top = Path("/sys/fs/cgroup")
+    return top if (top / "cgroup.controllers").exists() else top / "unified"

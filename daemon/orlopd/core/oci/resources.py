@@ -29,7 +29,7 @@ _SHORTEST_QUOTA = 1_000  # microseconds: the kernel takes no less
 _LEAST_MEMORY = 6 << 20  # what a runtime needs to start a process at all
 _CPUSET = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*")
 _PAGE_SIZE = re.compile(r"[1-9]\d*[KMG]B")
-_UNIFIED = re.compile(r"[a-z_]+\.[a-z0-9_.]+")
+_UNIFIED = re.compile(r"[a-z_]+\.[A-Za-z0-9_.]+")  # hugetlb.2MB.max
 _RULE = re.compile(r"([abc]) (\d+|\*):(\d+|\*) ([rwm]{1,3})")
 
 

@@ -112,7 +112,11 @@ _HINTS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         r"(?:unshare|clone|fork/exec).*(?:no space left|not permitted|invalid argument)",
         "the kernel allows no more namespaces: see /proc/sys/user/max_user_namespaces and its siblings",
     ),
-    (r"hook", "a hook of the container's spec failed: its program is named above"),
+    (
+        r"blkio.*weight_device.*not supported",
+        "the device's scheduler knows no weights, as bfq does: cat /sys/block/DEVICE/queue/scheduler",
+    ),
+    (r"(?<!proc)hook", "a hook of the container's spec failed: its program is named above"),
     (
         r"already exists",
         "a container of this id is left with the runtime: its 'list' shows it, 'delete' removes it",
