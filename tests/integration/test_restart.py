@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import orlop.sync
+from orlop.values import ContainerState
 from tests.support.daemon import Daemon
 
 pytestmark = pytest.mark.timeout(120)
@@ -38,7 +40,7 @@ def _until(true: Callable[[], bool], seconds: float = 40) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def _running_again(daemon: Daemon, name: str, pid: int) -> bool:
@@ -101,14 +103,40 @@ def test_after_a_restart_of_the_daemon_each_is_as_its_policy_says(fresh_daemon: 
     daemon.must(daemon.orlop("rm", "-f", "a", "s", "u", "n"))
 
 
-def test_a_container_of_containerds_api_has_a_policy_by_label(daemon: Daemon, name: str, image: str) -> None:
-    label = ("--label", "containerd.io/restart.policy=always")
+def test_a_daemon_that_is_killed_between_two_attempts_goes_on_with_them(
+    fresh_daemon: Daemon, archive: str
+) -> None:
+    """It starts the container at once, and counts on from what was: five attempts are five, pauses grow."""
+    daemon = fresh_daemon
+    daemon.must(daemon.orlop("import", archive))
+    _run(daemon, "box", "on-failure:5", "sh", "-c", "echo try; exit 3")
+    with orlop.sync.connect(daemon.address, namespace=daemon.namespace) as client:
+        _until(lambda: len(list(client.containers.logs("box"))) == 4)
+        _until(lambda: client.containers.get("box").container.state is ContainerState.STOPPED)
+    daemon.kill9()  # three attempts have failed, and the fourth is 0.8 s away
+    daemon.start()
+    _until(lambda: _inspect(daemon, "box")["restarts"] == 5)
+    _until(lambda: _inspect(daemon, "box")["state"] == "stopped")
+    lines = daemon.must(daemon.orlop("logs", "--timestamps", "box")).splitlines()
+    tries = [datetime.fromisoformat(line.split()[0]) for line in lines]
+    assert len(tries) == 6
+    assert (tries[5] - tries[4]).total_seconds() >= 1.6, "the pause after the fourth attempt"
+    daemon.must(daemon.orlop("rm", "box"))
+
+
+@pytest.mark.parametrize("policy", [("--label", "containerd.io/restart.policy=always"), ()])
+def test_a_container_of_containerds_api_has_a_policy_by_label(
+    daemon: Daemon, name: str, image: str, policy: tuple[str, ...]
+) -> None:
+    """A wanted status of running means always by itself, as containerd's monitor has it."""
     status = ("--label", "containerd.io/restart.status=running")
     full = f"docker.io/library/{image}:latest"
-    daemon.must(daemon.ctr("run", "-d", *label, *status, full, name, "sleep", "1000"))
-    pid = _inspect(daemon, name)["pid"]
-    os.kill(pid, signal.SIGKILL)
-    _until(lambda: _running_again(daemon, name, pid))
+    daemon.must(daemon.ctr("run", "-d", *policy, *status, full, name, "sleep", "1000"))
+    for restarts in (1, 2):
+        pid = _inspect(daemon, name)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        _until(lambda pid=pid: _running_again(daemon, name, pid))
+        assert _inspect(daemon, name)["restarts"] == restarts
 
 
 def test_a_wanted_status_of_stopped_lets_go_of_a_container(daemon: Daemon, name: str, image: str) -> None:
