@@ -65,12 +65,12 @@ def box(daemon: Daemon, *options: str | Path) -> Iterator[int]:
 
 def update_task(daemon: Daemon, resources: dict[str, Any]) -> None:
     """Change limits as a client of containerd's does."""
-    (id,) = daemon.must(daemon.ctr("tasks", "ls", "-q")).split()
+    (task,) = daemon.must(daemon.ctr("tasks", "ls", "-q")).split()
     limits = any_pb2.Any(
         type_url="types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
         value=json.dumps(resources).encode(),
     )
-    request = tasks_pb2.UpdateTaskRequest(container_id=id, resources=limits)
+    request = tasks_pb2.UpdateTaskRequest(container_id=task, resources=limits)
     with daemon.channel() as channel:
         tasks: Any = tasks_pb2_grpc.TasksStub(channel)
         tasks.Update(request, metadata=[("containerd-namespace", daemon.namespace)], timeout=30)
@@ -130,8 +130,8 @@ def test_huge_pages_are_limited_on_version_2(daemon: Daemon, image: str, runc_on
             assert limit.read_text() == f"{4 << 20}\n"
             update_task(daemon, {"unified": {"hugetlb.2MB.max": str(8 << 20)}})
             assert limit.read_text() == f"{8 << 20}\n"
-            (id,) = daemon.must(daemon.ctr("tasks", "ls", "-q")).split()
-            metrics = json.loads(daemon.must(daemon.ctr("tasks", "metrics", "--format", "json", id)))
+            (task,) = daemon.must(daemon.ctr("tasks", "ls", "-q")).split()
+            metrics = json.loads(daemon.must(daemon.ctr("tasks", "metrics", "--format", "json", task)))
             assert {"pagesize": "2MB", "max": 8 << 20} in metrics["hugetlb"]
 
 

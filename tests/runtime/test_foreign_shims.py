@@ -188,7 +188,9 @@ def test_a_shim_of_task_version_3_by_ttrpc_runs_a_task_and_an_exec(
     out = tmp_path / "out"
     os.mkfifo(out)
     command = json.dumps({"args": ["sh", "-c", "echo in; exit 7"], "cwd": "/"}).encode()
-    third("Exec", "ExecProcess", exec_id="e", stdout=str(out), spec=any_pb2.Any(type_url=PROCESS, value=command))
+    third(
+        "Exec", "ExecProcess", exec_id="e", stdout=str(out), spec=any_pb2.Any(type_url=PROCESS, value=command)
+    )
     with ThreadPoolExecutor() as pool:
         said = pool.submit(out.read_text)
         assert third("Start", exec_id="e").pid != pid

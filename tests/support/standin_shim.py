@@ -1,5 +1,5 @@
-"""A shim that serves version 3 of the task service by ttrpc, and nothing else. Its containers contain nothing:
-what their spec names runs on the machine as it is. Knows containerd's command line for shims.
+"""A shim that serves version 3 of the task service by ttrpc, and nothing else. Its containers contain
+nothing: what their spec names runs on the machine as it is. Knows containerd's command line for shims.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Process:
         self.at = 0
 
     async def start(self) -> None:
-        with open(self._stdout or os.devnull, "wb") as out:
+        with await asyncio.to_thread(Path(self._stdout or os.devnull).open, "wb") as out:
             self.process = await asyncio.create_subprocess_exec(*self._words, stdout=out)
         self.started.set()
 
@@ -167,9 +167,9 @@ async def serve(listener: socket.socket, namespace: str, id: str) -> None:
 
 def main(words: list[str]) -> None:
     options = dict(zip(words[0:-1:2], words[1::2], strict=False))
-    namespace, id, action = options["-namespace"], options["-id"], words[-1]
+    namespace, name, action = options["-namespace"], options["-id"], words[-1]
     if action == "serve":
-        asyncio.run(serve(socket.socket(fileno=int(options["-socket"])), namespace, id))
+        asyncio.run(serve(socket.socket(fileno=int(options["-socket"])), namespace, name))
     elif action == "delete":
         sys.stdout.buffer.write(v3.DeleteResponse(exit_status=137).SerializeToString())
     elif action == "start":
@@ -177,15 +177,16 @@ def main(words: list[str]) -> None:
         place = Path.cwd() / "v3.sock"
         listener.bind(str(place))
         listener.listen()
-        line = [sys.executable, __file__, "-namespace", namespace, "-id", id]
-        subprocess.Popen(
-            [*line, "-socket", str(listener.fileno()), "serve"],
-            pass_fds=[listener.fileno()],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=Path("v3.log").open("wb"),
-        )
+        line = [sys.executable, __file__, "-namespace", namespace, "-id", name]
+        with Path("v3.log").open("wb") as log:
+            subprocess.Popen(
+                [*line, "-socket", str(listener.fileno()), "serve"],
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         sys.stdout.write(json.dumps({"version": 3, "address": f"unix://{place}", "protocol": "ttrpc"}))
 
 

@@ -84,8 +84,8 @@ class Checkpoints:
             )
         if (scope.namespace, id) in self._spared:
             raise FailedPrecondition(
-                f"task {id} may be waiting for its start from another checkpoint: its runtime failed when this "
-                "daemon started",
+                f"task {id} may be waiting for its start from another checkpoint: its runtime failed when "
+                "this daemon started",
                 reason="TASK_NOT_RECOVERED",
                 resource=f"task {id}",
                 hint="the daemon's log says why; start the daemon again when the runtime works",
@@ -120,7 +120,9 @@ class Checkpoints:
         """For which tasks something is laid out, by namespace and id."""
         return set(await to_thread.run_sync(self._on_disk))
 
-    async def sweep(self, kept: Collection[tuple[str, str]], spared: Collection[tuple[str, str]] = ()) -> None:
+    async def sweep(
+        self, kept: Collection[tuple[str, str]], spared: Collection[tuple[str, str]] = ()
+    ) -> None:
         """Remove what an earlier daemon left, except for tasks.
 
         :param kept: the tasks that are there, by namespace and id

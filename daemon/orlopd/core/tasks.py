@@ -271,9 +271,9 @@ def _marked(state: Path) -> list[_Key]:
 
 def _sweep(state: Path, kept: set[_Key]) -> None:
     """Remove the marks of tasks that are no more, or a new task of the same name would be thought known."""
-    for namespace, id in _marked(state):
-        if (namespace, id) not in kept:
-            (state / namespace / id).unlink(missing_ok=True)
+    for key in _marked(state):
+        if key not in kept:
+            state.joinpath(*key).unlink(missing_ok=True)
     for namespace in state.glob("*"):
         with contextlib.suppress(OSError):
             namespace.rmdir()
