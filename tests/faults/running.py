@@ -26,6 +26,8 @@ KILLED = 128 + signal.SIGKILL
 ASKED = 17
 """How a container that waits ends when it is asked to."""
 WAITS = "trap 'exit 17' TERM; while :; do sleep 0.1; done"
+FAULTS = ("daemon", "forks", "shim", "process")
+WORK = ("make", "exec", "stop", "kill", "look")
 _AWAY = (errors.Unavailable, errors.Cancelled, errors.DeadlineExceeded, errors.SessionClosed)
 _SETTLED = 15.0
 _CALL = 30.0
@@ -84,9 +86,10 @@ class Running:
     async def round(self, number: int) -> list[str]:
         """Let clients work while something is killed; what is wrong afterwards."""
         self._wrong = []
-        faults = self.random.choices(
-            ("daemon", "forks", "shim", "process"), (2, 2, 4, 3), k=self.random.randint(1, 3)
-        )
+        # One after the other, so that even a short run has each, with others at random.
+        faults = [FAULTS[number % len(FAULTS)]]
+        faults += self.random.choices(FAULTS, (2, 2, 4, 3), k=self.random.randint(0, 2))
+        self.random.shuffle(faults)
         async with anyio.create_task_group() as group:
             for _ in range(CLIENTS):
                 group.start_soon(self._client, random.Random(self.random.getrandbits(60)))
@@ -218,22 +221,25 @@ class Running:
                 if folders := [folder for folder in self._tasks() if folder.name in by_id]:
                     folders.sort(key=lambda folder: by_id[folder.name].name)
                     folder = chance.choice(folders)
-                    return self._kill_in(folder, by_id[folder.name], name)
+                    if self._kill_in(folder, by_id[folder.name], name):
+                        return 1
                 await anyio.sleep(0.02)
         return 0
 
-    def _kill_in(self, folder: Path, known: Known, name: str) -> int:
+    def _kill_in(self, folder: Path, known: Known, name: str) -> bool:
+        """Whether what the file names was there to be killed; a pid may be somebody else's by now."""
+        where, sign = {"shim.pid": ("cmdline", folder.parent.name), "init.pid": ("cgroup", folder.name)}[name]
         try:
             pid = int((folder / name).read_text().split()[0])
-            if str(folder.parent.name) not in Path(f"/proc/{pid}/cmdline").read_text() and name == "shim.pid":
-                return 0
+            if sign not in Path(f"/proc/{pid}/{where}").read_text():
+                return False
             known.hurt = True
             runs = known.started is True  # a shim that is killed before it serves is replaced
             os.kill(pid, signal.SIGKILL)
             known.doomed |= runs
         except (OSError, ValueError, IndexError):
-            return 0
-        return 1
+            return False
+        return True
 
     # --- What must be true ---------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.daemon import Daemon
 from tests.support.images import save_archive
 
-from .running import Running
+from .running import FAULTS, WORK, Running
 from .world import FULL, seed
 
 ROUNDS = int(os.environ.get("ORLOP_ROUNDS") or (500 if FULL else 20))
@@ -31,3 +31,5 @@ async def test_containers_live_and_ends_are_known_whatever_is_killed(tmp_path: P
         assert await running.finish() == []
         print(f"{dict(running.tally)}")  # noqa: T201
         assert running.tally["rounds"] == ROUNDS
+        idle = [each for each in (*(f"{fault} killed" for fault in FAULTS), *WORK) if not running.tally[each]]
+        assert idle == [], "that never came about"

@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from orlop.values import ContainerSpec
-from tests.support.daemon import Daemon, processes_naming
+from tests.support.cgroups import cgroup_file
+from tests.support.daemon import Daemon, mounts_under, processes_naming
 
 MIB = 1 << 20
 FULL = bool(os.environ.get("ORLOP_PROVE"))
@@ -116,6 +117,7 @@ async def test_many_execs_leave_nothing(fresh_daemon: Daemon, archive: str) -> N
         async with client.containers.run(spec, detach=True) as session:
             await session.ready()
         (container,) = await client.containers.list()
+        pid = container.pid
         shim = shim_of(daemon)
 
         async def execs(count: int) -> None:
@@ -134,7 +136,9 @@ async def test_many_execs_leave_nothing(fresh_daemon: Daemon, archive: str) -> N
                 "descriptors of the daemon": descriptors(daemon.pid),
                 "descriptors of the shim": descriptors(shim),
                 "zombies": zombies(shim),
-                "files": sorted(path.name for path in Path(_folder(daemon, container.id)).iterdir()),
+                "files": sorted(str(path) for path in daemon.state.rglob("*")),
+                "processes": cgroup_file(pid, "pids", "cgroup.procs").read_text(),
+                "mounts": mounts_under(daemon.folder),
             }
 
         await burst(40)
@@ -143,7 +147,6 @@ async def test_many_execs_leave_nothing(fresh_daemon: Daemon, archive: str) -> N
         await burst(EXECS)
         await anyio.sleep(0.5)
         after = state()
-        after["files"] = [name for name in after["files"] if name in before["files"]]
         for name in ("descriptors of the daemon", "descriptors of the shim"):
             assert after.pop(name) <= before.pop(name) + AT_ONCE, name
         assert after == before
@@ -153,8 +156,3 @@ async def test_many_execs_leave_nothing(fresh_daemon: Daemon, archive: str) -> N
         assert grown[shim] < 3 * MIB, grown
         assert grown[daemon.pid] < 16 * MIB, grown
         await client.containers.remove(container.id, force=True)
-
-
-def _folder(daemon: Daemon, id: str) -> Path:
-    (found,) = daemon.state.glob(f"runtime/*/tasks/*/{id}")
-    return found

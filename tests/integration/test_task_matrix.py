@@ -23,6 +23,8 @@ from tests.support.daemon import Daemon, eventually
 IMAGE = "docker.io/library/probe:latest"
 ASKS = "read line; echo got $line; exit 7"
 WAITS = "trap 'exit 17' TERM; while :; do sleep 0.05; done"
+PTS = 136
+"""The major number of pseudo terminals (devices.txt of the kernel)."""
 RUNTIMES = {"runc": "io.containerd.runc.v2", "crun": "io.containerd.crun.v2"}
 
 
@@ -58,6 +60,17 @@ def house(archive: str) -> Iterator[Daemon]:
         with Daemon(f'[plugins.runtime."{RUNTIMES["crun"]}"]\nbinary = "{binary}"') as daemon:
             daemon.must(daemon.orlop("import", archive))
             yield daemon
+
+
+def check_made_of(daemon: Daemon, cell: Cell, pid: int) -> None:
+    """A container is what its cell says, by what the kernel and the runtime's folder know of it."""
+    mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    (root,) = [words[words.index("-") + 1] for words in mounts if words[4] == "/"]
+    assert (root == "overlay") is (cell.snapshotter == "overlayfs"), root
+    tasks = daemon.state.glob(f"runtime/{cell.runtime}/tasks/*/*/init.pid")
+    assert pid in [int(file.read_text()) for file in tasks]
+    output = Path(f"/proc/{pid}/fd/1").stat()
+    assert (os.major(output.st_rdev) == PTS) is cell.terminal
 
 
 class TestEngine:
@@ -101,9 +114,11 @@ class TestEngine:
             for _ in range(2):
                 async with containers.start(key) as session:
                     await session.ready()
+                check_made_of(house, cell, (await containers.get(key)).container.pid)
                 command = ("sh", "-c", "echo in; exit 9")
                 async with containers.exec(key, command, terminal=cell.terminal) as more:
-                    assert b"in" in b"".join([output.data async for output in more])
+                    said = b"".join([output.data async for output in more])
+                    assert said == (b"in\r\n" if cell.terminal else b"in\n")
                     assert (await more.wait()).code == 9
                 await containers.pause(key)
                 assert await self._state(containers, key) is ContainerState.PAUSED
@@ -115,8 +130,8 @@ class TestEngine:
                 assert (await containers.stop(key)).code == 17
                 assert (await containers.wait(key)).code == 17
                 assert await self._state(containers, key) is ContainerState.STOPPED
-            said = [line.data async for line in containers.logs(key)]
-            assert len(said) == 2
+            lines = [line.data async for line in containers.logs(key)]
+            assert lines == [b"up\r\n" if cell.terminal else b"up\n"] * 2
             await containers.remove(key)
             assert await containers.list() == ()
 
@@ -149,7 +164,9 @@ class TestCtr:
 
     def test_detached(self, house: Daemon, cell: Cell, name: str) -> None:
         self._begin(house, cell, *self._run(cell, "-d", IMAGE, name, "sh", "-c", WAITS))
-        assert self._state(house, name) == "RUNNING"
+        state, pid = self._task(house, name)
+        assert state == "RUNNING"
+        check_made_of(house, cell, pid)
         done = house.ctr("tasks", "exec", "--exec-id", "more", name, "sh", "-c", "cat; exit 9", stdin="in\n")
         assert (done.returncode, done.stdout) == (9, b"in\n")
         assert len(house.must(house.ctr("tasks", "ps", name)).splitlines()) >= 2
@@ -178,11 +195,14 @@ class TestCtr:
             daemon.must(daemon.ctr(*words))
 
     def _state(self, daemon: Daemon, name: str) -> str:
+        return self._task(daemon, name)[0]
+
+    def _task(self, daemon: Daemon, name: str) -> tuple[str, int]:
         for line in daemon.must(daemon.ctr("tasks", "ls")).splitlines():
             words = line.split()
             if words[0] == name:
-                return words[2]
-        return ""
+                return words[2], int(words[1])
+        return "", 0
 
 
 def at_a_terminal(daemon: Daemon, words: list[str], typed: bytes = b"") -> tuple[int, bytes]:
