@@ -106,7 +106,9 @@ class Running:
             for known in list(self.known.values()):
                 await client.containers.remove(known.id or known.name, force=True)
                 del self.known[known.name]
-        return [f"at the end: {each}" for each in [*self._wrong, *await self._leftovers()]]
+        self._wrong += await self._leftovers()
+        self._wrong += await to_thread.run_sync(self._look_at_the_disk)
+        return [f"at the end: {each}" for each in self._wrong]
 
     # --- Clients -------------------------------------------------------------------------------------------
 
@@ -332,6 +334,16 @@ class Running:
                 found.append(f"process {pid}: {command}")
         found += [f"{count} shims of {each}" for each, count in shims.items() if each not in ids or count > 1]
         found += [f"no shim of {each}" for each in ids - shims.keys()]
+        return found
+
+    def _look_at_the_disk(self) -> list[str]:
+        """What containers have beside their tasks, when there are none any more."""
+        self.daemon.must(self.daemon.ctr("leases", "create", "--id", "collect"))
+        self.daemon.must(self.daemon.ctr("leases", "rm", "--sync", "collect"))
+        found = [f"folder {path}" for path in self.daemon.root.glob("containers/*/*")]
+        snapshots = self.daemon.must(self.daemon.ctr("snapshots", "ls")).splitlines()[1:]
+        found += [f"snapshot {line}" for line in snapshots if line.split()[-1] != "Committed"]
+        found += [f"fifo {path}" for path in self.daemon.folder.rglob("*") if path.is_fifo()]
         return found
 
     def _tasks(self) -> list[Path]:

@@ -152,3 +152,29 @@ def reboot(daemon: Daemon) -> None:
         eventually(lambda group=group: (group / "cgroup.procs").read_text(), lambda found: not found, 5)
         group.rmdir()
     shutil.rmtree(daemon.state)
+
+
+DYING = """
+import os, signal
+from orlopd.plugin import hookimpl
+
+@hookimpl
+def orlop_adjust_spec(spec):
+    if "DIE=now" in spec["process"]["env"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_container_that_was_half_made_when_the_daemon_died_leaves_nothing(archive: str) -> None:
+    with Daemon(plugins={"dying.py": DYING}) as daemon:
+        daemon.must(daemon.orlop("import", archive))
+        daemon.must(daemon.orlop("create", "--name", "whole", "probe", "true"))
+        assert daemon.orlop("create", "--env", "DIE=now", "probe", "true").returncode
+        daemon.kill9()
+        daemon.start()
+        (listed,) = json.loads(daemon.must(daemon.orlop("ps", "-a", "--output", "json")))
+        assert listed["name"] == "whole"
+        snapshots = daemon.must(daemon.ctr("snapshots", "ls")).splitlines()[1:]
+        assert [line.split()[0] for line in snapshots if line.split()[-1] == "Active"] == [listed["id"]]
+        assert [folder.name for folder in daemon.root.glob("containers/*/*")] == [listed["id"]]
+        daemon.must(daemon.orlop("rm", "whole"))

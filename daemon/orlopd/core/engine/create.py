@@ -59,6 +59,12 @@ from .volumes import Volumes
 _MOST_SPEC = 4 << 20
 _LONGEST_KEY = 128
 _SHORT_ID = 12
+_ID_BYTES = 16
+
+
+def is_own_id(id: str) -> bool:
+    """Whether an id can be one that was made here, and not a name that a client of another API chose."""
+    return len(id) == 2 * _ID_BYTES and not set(id) - set("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,7 @@ class Creator:
             self._reserved.add((namespace, spec.name))
             try:
                 async with self._context.leases.hold(scope) as leased:
-                    return await self._make(leased, secrets.token_hex(16), spec, idempotency_key)
+                    return await self._make(leased, secrets.token_hex(_ID_BYTES), spec, idempotency_key)
             finally:
                 self._reserved.discard((namespace, spec.name))
 
@@ -124,9 +130,10 @@ class Creator:
         runtime = spec.runtime or await context.default_runtime(scope)
         context.runtimes.require(runtime)
         async with AsyncExitStack() as undo:
-            root = await self._root(scope, id, spec, undo)
+            # First, so that a daemon that comes later finds by it what this one left half made.
             await to_thread.run_sync(context.folders.make, scope.namespace, id)
             undo.push_async_callback(_shielded_thread, context.folders.remove, scope.namespace, id)
+            root = await self._root(scope, id, spec, undo)
             mounts = spec.mounts if spec.source.kind is not SourceKind.BUNDLE else ()
             mounts, made = await to_thread.run_sync(self._volumes.bound, scope, mounts, root.maps)
             for path in made:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from contextlib import suppress
 
 import anyio
 from anyio import to_thread
@@ -15,6 +16,7 @@ from orlopd.plugin.runtime import Exit
 from orlopd.plugin.values import Event, FieldValue
 
 from .context import Context
+from .create import is_own_id
 from .health import HealthMonitor
 from .lifecycle import Lifecycle
 from .model import Life
@@ -85,7 +87,7 @@ class Supervisor:
                     elif policy_of(container).when is not When.NO:
                         group.start_soon(self._start_again, scope, container.id, strays)
             if strays:
-                await to_thread.run_sync(self._remove_strays, known)
+                await self._remove_strays(known)
         except (OrlopError, OSError) as error:
             log.warning("what an earlier daemon left could not be swept up: %s", error)
 
@@ -100,10 +102,22 @@ class Supervisor:
         except (OrlopError, OSError) as error:
             log.warning("container %s is not started again: %s", id, error)
 
-    def _remove_strays(self, known: set[tuple[str, str]]) -> None:
-        for namespace, name in self._context.folders.all():
+    async def _remove_strays(self, known: Set[tuple[str, str]]) -> None:
+        for namespace, name in await to_thread.run_sync(lambda: list(self._context.folders.all())):
             if (namespace, name) not in known:
-                self._context.folders.remove(namespace, name)
+                try:
+                    await self._remove_stray(Scope(namespace), name)
+                except (OrlopError, OSError) as error:
+                    log.warning("what is left of container %s/%s stays: %s", namespace, name, error)
+
+    async def _remove_stray(self, scope: Scope, id: str) -> None:
+        """What was being made when an earlier daemon died; a lease would keep its snapshot for a day."""
+        snapshots = self._context.snapshots
+        if is_own_id(id):
+            for name in snapshots.names:
+                with suppress(NotFound):
+                    await snapshots.for_name(name).remove(scope, id)
+        await to_thread.run_sync(self._context.folders.remove, scope.namespace, id)
 
     async def _handle(self, group: TaskGroup, event: Event) -> None:
         scope = Scope(event.namespace)
