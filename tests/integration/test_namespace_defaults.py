@@ -8,7 +8,7 @@ from orlop import errors
 from orlop.values import ContainerSpec
 from tests.support.daemon import Daemon
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_the_labels_of_a_namespace_choose_snapshotter_and_runtime(

@@ -17,7 +17,7 @@ import orlop.sync
 from orlop.values import ContainerState
 from tests.support.daemon import Daemon
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture

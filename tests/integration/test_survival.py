@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.daemon import BIN, Daemon, cgroups_of, eventually, mounts_under, processes_naming
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 TICKS = "trap exit TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.1; done"
 UNTIL_TOLD = "while [ ! -e /go ]; do sleep 0.05; done"

@@ -12,7 +12,7 @@ import pytest
 from tests.support.daemon import Daemon
 from tests.support.tmux import Terminal
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.engine import run, running, said
 
 # ruff: noqa: ASYNC240 - what the tests look at on the disk is small
 # ruff: noqa: ASYNC240 - what the tests look at on the disk is small
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_a_container_of_ctr_is_one_of_the_engines(daemon: Daemon, client: Any) -> None:

@@ -13,7 +13,7 @@ from orlop_protos.orlop.engine.v1 import containers_pb2, containers_pb2_grpc
 from tests.support.daemon import Daemon
 from tests.support.engine import reason
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_the_same_idempotency_key_makes_one_container(client: Any) -> None:

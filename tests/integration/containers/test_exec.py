@@ -15,7 +15,7 @@ from tests.support.engine import running, said
 
 # ruff: noqa: ASYNC240 - what the tests look at on the disk is small
 # ruff: noqa: ASYNC240 - what the tests look at on the disk is small
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_an_exec_runs_beside_the_main_process(client: Any) -> None:

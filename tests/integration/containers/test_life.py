@@ -14,7 +14,7 @@ from orlop.values import ContainerSpec, ContainerState, Exit, Resources
 from tests.support.daemon import Daemon
 from tests.support.engine import reason, running, said
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_a_container_that_was_never_started(client: Any) -> None:

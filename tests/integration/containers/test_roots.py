@@ -18,7 +18,7 @@ from tests.support.engine import reason, running, said
 
 # ruff: noqa: ASYNC240 - what the tests look at on the disk is small
 # ruff: noqa: ASYNC240 - what the tests look at on the disk is small
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_a_directory_is_the_root_itself(client: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from orlop import errors
 from orlop.values import ContainerSpec, ContainerState, OnCancel
 from tests.support.engine import run
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_output_and_exit_code_come_back(client: Any) -> None:

@@ -19,7 +19,7 @@ from tests.support.engine import run
 
 # ruff: noqa: ASYNC240 - what the tests look at on the disk is small
 # ruff: noqa: ASYNC240 - what the tests look at on the disk is small
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def test_limits_identity_and_places_are_as_asked(client: Any, tmp_path: Path) -> None:
