@@ -41,7 +41,7 @@ def test_a_shim_is_told_as_the_process_that_it_is(daemon: Daemon, box: str) -> N
     assert Path(found["address"]).is_socket()
     assert found["runtime"] == "io.containerd.runc.v2"
     assert found["runtime_binary"].endswith("/runc")
-    assert (found["protocol"], found["problem"]) == ("grpc", "")
+    assert (found["protocol"], found["problem"]) == ("ttrpc", "")
     assert found["version"]
     assert 0 < found["memory_bytes"] < 64 << 20
     assert Path(found["log"]).parent == Path(found["bundle"])

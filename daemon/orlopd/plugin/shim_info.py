@@ -18,7 +18,7 @@ class ShimInfo:
     :param pid: 0 when it is gone
     :param task_pid: the container's main process; 0 where there is none
     :param address: its socket's path
-    :param protocol: ``grpc`` or ``ttrpc``
+    :param protocol: what the daemon speaks with it, ``grpc`` or ``ttrpc``
     :param version: of the task service
     :param memory: bytes that are its alone, in proportion to what it shares (Pss); 0 where it is gone
     :param bundle: its folder

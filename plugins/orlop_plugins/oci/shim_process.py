@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from orlopd.plugin.shim_info import ShimInfo
+
+
+def seen(info: ShimInfo) -> ShimInfo:
+    """What is known of a shim, with what can be seen of its process."""
+    if not info.pid:
+        return info
+    pid = info.pid
+    return replace(info, binary=info.binary or program(pid), memory=memory(pid), started_at=started(pid))
 
 
 def memory(pid: int) -> int:

@@ -281,22 +281,18 @@ class ShimTask:
             except OrlopError as error:
                 problem = error.message
 
-        def look() -> ShimInfo:
-            return ShimInfo(
-                binary=shim_process.program(pid) if pid else "",
-                runtime_binary=self._record.binary,
-                pid=pid,
-                task_pid=task_pid,
-                address=self._record.address,
-                version=version,
-                memory=shim_process.memory(pid) if pid else 0,
-                started_at=shim_process.started(pid) if pid else None,
-                bundle=str(self._folder.path),
-                log=str(self._log),
-                problem=problem,
-            )
-
-        return await anyio.to_thread.run_sync(look)
+        info = ShimInfo(
+            runtime_binary=self._record.binary,
+            pid=pid,
+            task_pid=task_pid,
+            address=self._record.address,
+            protocol="grpc" if self._record.protocol == "grpc" else "ttrpc",
+            version=version,
+            bundle=str(self._folder.path),
+            log=str(self._log),
+            problem=problem,
+        )
+        return await anyio.to_thread.run_sync(shim_process.seen, info)
 
     async def keep_log(self, error: BaseException) -> Path:
         """Keep the shim's log for when the task is gone; where."""

@@ -326,22 +326,18 @@ class ForeignTask:
             problem = error.message
         calls = self._calls
 
-        def look() -> ShimInfo:
-            return ShimInfo(
-                binary=self._program.binary,
-                pid=pid,
-                task_pid=task_pid,
-                address=self._address,
-                protocol=calls.protocol if calls is not None else "",
-                version=said,
-                memory=shim_process.memory(pid) if pid else 0,
-                started_at=shim_process.started(pid) if pid else None,
-                bundle=str(self._folder.path),
-                log=str(self._folder.path / NAME),
-                problem=problem,
-            )
-
-        return await anyio.to_thread.run_sync(look)
+        info = ShimInfo(
+            binary=self._program.binary,
+            pid=pid,
+            task_pid=task_pid,
+            address=self._address,
+            protocol=calls.protocol if calls is not None else "",
+            version=said,
+            bundle=str(self._folder.path),
+            log=str(self._folder.path / NAME),
+            problem=problem,
+        )
+        return await anyio.to_thread.run_sync(shim_process.seen, info)
 
     def _only_main(self, exec_id: str) -> None:
         if exec_id:

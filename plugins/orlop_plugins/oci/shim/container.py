@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import json
 import logging
 import os
 import signal as signals
@@ -13,16 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from orlop_protos.containerd.events import task_pb2 as events
 from orlop_protos.containerd.runc.v1 import oci_pb2
-from orlop_protos.containerd.types import mount_pb2
-from orlopd.plugin import mount
 from orlopd.plugin.errors import (
     AlreadyExists,
     FailedPrecondition,
-    InvalidArgument,
     NotFound,
     OrlopError,
 )
@@ -30,18 +23,20 @@ from orlopd.plugin.runtime import ProcessEntry, Stdio, TaskState
 from orlopd.plugin.values import Mount
 
 from ..journal import Journal
-from ..wire import to_timestamp
 from .aside import aside
 from .begun import Begun
+from .bundle import Facts
 from .cgroups import Cgroup
 from .explain import Failure, explain
 from .logfile import LogKeeping
 from .oom import OomWatch
-from .process import Exec, Process, made_pid, program_of
+from .process import Exec, Process, made_pid
 from .reaper import Ended, Reaper
 from .restore import checkpoint_args, restore_args
+from .root import Root
 from .runc import Runc
 from .streams import Owner, Streams
+from .told import Told
 
 log = logging.getLogger(__name__)
 
@@ -82,26 +77,20 @@ class Container:
         self.cgroup: Cgroup | None = None
         self._options = options
         self._stall = stall
-        self._journal = journal
-        self._rootfs = bundle / "rootfs"
-        self._mounted = False
+        self._told = Told(journal, id)
+        self._root = Root(bundle / "rootfs")
         self._oom: OomWatch | None = None
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._restore: list[str] | None = None
         self._begun: Begun | None = None
         self._deleted = False
-        spec = _load(bundle / "config.json")
-        self._program = program_of(spec.get("process") or {})
-        self._own_pids = _has_own_pids(spec)
+        self._facts = Facts.of(bundle)
 
     async def create(self, rootfs: Sequence[Mount], checkpoint: str, parent_checkpoint: str) -> None:
         """Make it; on failure nothing of it stays."""
         try:
-            if rootfs:
-                self._rootfs.mkdir(mode=0o711, exist_ok=True)
-                await aside(mount.mount_all, rootfs, self._rootfs)
-                self._mounted = True
+            await self._root.mount(rootfs)
             if checkpoint:
                 self._restore = restore_args(self._options, checkpoint, parent_checkpoint, self.folder)
             else:
@@ -109,16 +98,7 @@ class Container:
         except BaseException:
             await asyncio.shield(self._undo())
             raise
-        self._journal.add(
-            events.TaskCreate(
-                container_id=self.id,
-                bundle=str(self.folder),
-                rootfs=[_mount_message(item) for item in rootfs],
-                io=_io_message(self.main.stdio),
-                checkpoint=checkpoint,
-                pid=self.main.pid,
-            )
-        )
+        self._told.created(self.folder, rootfs, self.main.stdio, checkpoint, self.main.pid)
 
     async def start(self, exec_id: str) -> int:
         """Start the main process or an exec."""
@@ -134,14 +114,12 @@ class Container:
                     )
                 future = await process.launch(self)
                 process.started()
-                self._journal.add(
-                    events.TaskExecStarted(container_id=self.id, exec_id=exec_id, pid=process.pid)
-                )
+                self._told.exec_started(exec_id, process.pid)
                 self._watch(process, future)
             else:
                 await self._start_main()
                 process.started()
-                self._journal.add(events.TaskStart(container_id=self.id, pid=process.pid))
+                self._told.started(process.pid)
         return process.pid
 
     def add_exec(self, exec_id: str, stdio: Stdio, process: bytes) -> None:
@@ -151,7 +129,7 @@ class Container:
         if self.main.state in (TaskState.STOPPED, TaskState.PAUSED, TaskState.PAUSING):
             raise FailedPrecondition(f"cannot exec in a {self.main.state.value} state: failed precondition")
         self.execs[exec_id] = Exec(exec_id, stdio, process, self._stall)
-        self._journal.add(events.TaskExecAdded(container_id=self.id, exec_id=exec_id))
+        self._told.exec_added(exec_id)
 
     def process(self, exec_id: str) -> Process:
         """:raises NotFound: there is no such exec"""
@@ -209,7 +187,7 @@ class Container:
                 raise
             if self.main.state is TaskState.PAUSING:
                 self.main.state = TaskState.PAUSED
-            self._journal.add(events.TaskPaused(container_id=self.id))
+            self._told.paused()
 
     async def resume(self) -> None:
         async with self._changing:
@@ -217,13 +195,10 @@ class Container:
                 raise FailedPrecondition(
                     f"cannot resume a {self.main.state.value} container: failed precondition"
                 )
-            try:
-                await self.runc.run("resume", self.id)
-            except Failure as failure:
-                raise explain(failure, "OCI runtime resume failed") from failure
+            await self._ask("resume", self.id)
             if self.main.state is TaskState.PAUSED:
                 self.main.state = TaskState.RUNNING
-            self._journal.add(events.TaskResumed(container_id=self.id))
+            self._told.resumed()
 
     async def update(self, resources: bytes) -> None:
         if self.main.state is TaskState.STOPPED:
@@ -236,20 +211,14 @@ class Container:
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".resources-") as file:
             file.write(resources)
             file.flush()
-            try:
-                await self.runc.run("update", "--resources", file.name, self.id)
-            except Failure as failure:
-                raise explain(failure, "OCI runtime update failed") from failure
+            await self._ask("update", "--resources", file.name, self.id)
 
     async def checkpoint(self, path: str, options: oci_pb2.CheckpointOptions) -> None:
         if self.main.state not in (TaskState.RUNNING, TaskState.PAUSED):
             raise FailedPrecondition(
                 f"cannot checkpoint a {self.main.state.value} container: failed precondition"
             )
-        try:
-            await self.runc.run("checkpoint", *checkpoint_args(options, path, self.folder), self.id)
-        except Failure as failure:
-            raise explain(failure, "OCI runtime checkpoint failed") from failure
+        await self._ask("checkpoint", *checkpoint_args(options, path, self.folder), self.id)
 
     async def pids(self) -> list[ProcessEntry]:
         """All processes in the container's control group; the main one and execs where it has none."""
@@ -296,18 +265,11 @@ class Container:
                 process.close()
             self.execs.clear()
             self._close()
-            await self._unmount()
+            await self._root.unmount()
             self._deleted = True
         ended = self.main.ended
         assert ended is not None
-        self._journal.add(
-            events.TaskDelete(
-                container_id=self.id,
-                pid=self.main.pid,
-                exit_status=ended.code,
-                exited_at=to_timestamp(ended.at),
-            )
-        )
+        self._told.deleted(self.main.pid, ended)
 
     async def _end_created(self) -> None:
         if self.main.state is not TaskState.CREATED:
@@ -335,15 +297,7 @@ class Container:
 
     def _note_end(self, process: Process, ended: Ended, reason: str = "") -> None:
         process.finish(ended, reason)
-        self._journal.add(
-            events.TaskExit(
-                container_id=self.id,
-                id=process.exec_id or self.id,
-                pid=process.pid,
-                exit_status=ended.code,
-                exited_at=to_timestamp(ended.at),
-            )
-        )
+        self._told.ended(process.exec_id, process.pid, ended)
         process.announce()
 
     async def _launch(self, command: str, extra: Sequence[str], what: str) -> None:
@@ -367,11 +321,11 @@ class Container:
         except BaseException as error:
             streams.close()
             if isinstance(error, Failure):
-                raise explain(error, what, self._program) from error
+                raise explain(error, what, self._facts.program) from error
             raise
         self.cgroup = await aside(Cgroup.of, self.main.pid)
         if self.cgroup is not None:
-            self._oom = OomWatch(self.cgroup, self._out_of_memory)
+            self._oom = OomWatch(self.cgroup, self._told.out_of_memory)
         if command == "create":
             self._begun = Begun.of_created(self.main.pid)
         self._watch(self.main, future)
@@ -382,10 +336,14 @@ class Container:
             self.main.begin_input()
             return
         self.main.begin_input()
+        await self._ask("start", self.id, program=self._facts.program)
+
+    async def _ask(self, command: str, *args: str, program: str = "") -> None:
+        """Have the runtime do something. :raises OrlopError: it failed, and why"""
         try:
-            await self.runc.run("start", self.id)
+            await self.runc.run(command, *args)
         except Failure as failure:
-            raise explain(failure, "OCI runtime start failed", self._program) from failure
+            raise explain(failure, f"OCI runtime {command} failed", program) from failure
 
     def _watch(self, process: Process, future: asyncio.Future[Ended]) -> None:
         task = asyncio.create_task(self._until_end(process, future))
@@ -406,7 +364,7 @@ class Container:
         """Execs end before the container does; without a pid namespace of its own they must be killed."""
         if self._oom is not None:
             self._oom.check()
-        if not self._own_pids:
+        if not self._facts.own_pids:
             with contextlib.suppress(Failure, OrlopError):
                 await self.runc.run("kill", "--all", self.id, "KILL")
         running = [process for process in self.execs.values() if process.state is TaskState.RUNNING]
@@ -414,9 +372,6 @@ class Container:
             async with asyncio.timeout(_EXECS_DEADLINE):
                 for process in running:
                     await process.wait()
-
-    def _out_of_memory(self) -> None:
-        self._journal.add(events.TaskOOM(container_id=self.id))
 
     async def _undo(self) -> None:
         if self.main.pid:
@@ -427,59 +382,9 @@ class Container:
         for task in self._tasks:
             task.cancel()
         self._close()
-        await self._unmount()
+        await self._root.unmount()
 
     def _close(self) -> None:
         if self._oom is not None:
             self._oom.close()
         self.main.close()
-
-    async def _unmount(self) -> None:
-        if not self._mounted:
-            return
-        try:
-            await aside(mount.unmount, self._rootfs)
-        except FailedPrecondition:  # in use, by a process of the host perhaps
-            await aside(functools.partial(mount.unmount, self._rootfs, detach=True))
-        self._mounted = False
-        with contextlib.suppress(OSError):
-            self._rootfs.rmdir()
-
-
-_OF_INTEREST = frozenset({"process", "linux", "args", "namespaces", "type"})
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """As much of a spec as a shim needs: a seccomp profile, once parsed, would stay in memory for good."""
-
-    def slim(item: dict[str, Any]) -> dict[str, Any] | None:
-        found = {key: value for key, value in item.items() if key in _OF_INTEREST or key == "path"}
-        return found if _OF_INTEREST.intersection(found) else None
-
-    try:
-        data = path.read_bytes()
-        spec = json.loads(data, object_hook=slim)
-        if spec is None and data.lstrip()[:1] == b"{":
-            spec = {}
-    except FileNotFoundError as error:
-        raise NotFound(f"no OCI runtime spec at {str(path)!r}") from error
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"malformed OCI runtime spec at {str(path)!r}: {error}") from error
-    if not isinstance(spec, dict):
-        raise InvalidArgument(f"malformed OCI runtime spec at {str(path)!r}: want a JSON object")
-    return spec
-
-
-def _has_own_pids(spec: dict[str, Any]) -> bool:
-    namespaces = (spec.get("linux") or {}).get("namespaces") or []
-    return any(
-        item.get("type") == "pid" and not item.get("path") for item in namespaces if isinstance(item, dict)
-    )
-
-
-def _io_message(stdio: Stdio) -> events.TaskIO:
-    return events.TaskIO(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal)
-
-
-def _mount_message(item: Mount) -> mount_pb2.Mount:
-    return mount_pb2.Mount(type=item.type, source=item.source, target=item.target, options=item.options)
