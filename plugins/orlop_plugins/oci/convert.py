@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from orlop_protos.containerd.runc.v1 import oci_pb2
+from orlop_protos.containerd.task.v3 import shim_pb2 as task
 from orlop_protos.containerd.v1.types import task_pb2 as types
-from orlopd.plugin.runtime import TaskEvent, TaskState
-from orlopd.plugin.values import FieldValue
+from orlopd.plugin.runtime import (
+    ExecSpec,
+    Exit,
+    ProcessEntry,
+    ProcessStatus,
+    Stdio,
+    TaskEvent,
+    TaskState,
+)
+from orlopd.plugin.values import FieldValue, now
 
 from .journal import Record, unpack
-from .wire import from_timestamp
+from .stdio import encode
+from .wire import REASON_HEADER, from_timestamp, header
+
+_PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
 STATES: dict[int, TaskState] = {
     types.CREATED: TaskState.CREATED,
@@ -56,3 +70,44 @@ def _plain(value: Any) -> FieldValue:
     if isinstance(value, Message):
         return fields_of(value)
     return value
+
+
+def exec_request(id: str, spec: ExecSpec) -> task.ExecProcessRequest:
+    """What asks a shim for an exec in the container ``id``."""
+    stdin, stdout, stderr = encode(spec.stdio)
+    return task.ExecProcessRequest(
+        id=id,
+        exec_id=spec.id,
+        terminal=spec.stdio.terminal,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        spec=AnyMessage(type_url=_PROCESS_TYPE, value=spec.process),
+    )
+
+
+def exit_of(reply: task.WaitResponse | task.DeleteResponse | task.StateResponse, trailing: Any) -> Exit:
+    """How a process ended; one that never began ended now."""
+    at = from_timestamp(reply.exited_at) if reply.HasField("exited_at") else now()
+    return Exit(reply.exit_status, at, header(trailing, REASON_HEADER))
+
+
+def status_of(id: str, exec_id: str, reply: task.StateResponse, trailing: Any, stdio: Stdio) -> ProcessStatus:
+    """How a process of the container ``id`` is.
+
+    :param stdio: the main process's streams, which the shim knows in words of its own
+    """
+    state = STATES.get(reply.status, TaskState.UNKNOWN)
+    ended = state is TaskState.STOPPED and reply.HasField("exited_at")
+    if exec_id:
+        stdio = Stdio(reply.stdin, reply.stdout, reply.stderr, reply.terminal)
+    end = exit_of(reply, trailing) if ended else None
+    return ProcessStatus(id, exec_id, reply.pid, state, stdio, end, reply.bundle)
+
+
+def entry_of(item: types.ProcessInfo) -> ProcessEntry:
+    """A process, with the exec that it is, where a shim says so."""
+    exec_id = ""
+    if item.info.type_url.rpartition("/")[2] == oci_pb2.ProcessDetails.DESCRIPTOR.full_name:
+        exec_id = oci_pb2.ProcessDetails.FromString(item.info.value).exec_id
+    return ProcessEntry(item.pid, exec_id)

@@ -14,7 +14,6 @@ import anyio.to_thread
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from orlop_protos.containerd.events import task_pb2 as events
-from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.containerd.task.v3 import shim_pb2 as task
 from orlop_protos.orlop.shim.v1 import shim_pb2 as api
 from orlopd.plugin.errors import FailedPrecondition, NotFound, OrlopError, Unavailable
@@ -24,23 +23,21 @@ from orlopd.plugin.runtime import (
     Exit,
     ProcessEntry,
     ProcessStatus,
-    Stdio,
     TaskEvent,
     TaskState,
 )
 from orlopd.plugin.shim_info import ShimInfo
-from orlopd.plugin.values import TypedBytes, now
+from orlopd.plugin.values import TypedBytes
 
 from . import journal, shim_process
 from .attachment import ShimAttachment
 from .cleanup import Lost, bury, clean_up, story
 from .client import client_of
-from .convert import STATES, event_of
+from .convert import entry_of, event_of, exec_request, exit_of, status_of
 from .folder import Folder, Record, check_id
 from .shimlog import NAME, explained, keep, pointing
 from .shims import ShimProcess, remove_sockets
-from .stdio import encode
-from .wire import REASON_HEADER, from_timestamp, header, to_timestamp
+from .wire import to_timestamp
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +46,6 @@ _ANSWER = 3.0
 _DYING = 0.5
 _END_PATIENCE = 3.0
 _RETRY = 0.05
-_PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 _RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
 
@@ -97,17 +93,7 @@ class ShimTask:
 
     async def exec(self, spec: ExecSpec) -> None:
         check_id("exec id", spec.id)
-        stdin, stdout, stderr = encode(spec.stdio)
-        request = task.ExecProcessRequest(
-            id=self.id,
-            exec_id=spec.id,
-            terminal=spec.stdio.terminal,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            spec=AnyMessage(type_url=_PROCESS_TYPE, value=spec.process),
-        )
-        await self._call("Exec", request, _SHORT)
+        await self._call("Exec", exec_request(self.id, spec), _SHORT)
 
     async def status(self, exec_id: str = "") -> ProcessStatus:
         lost = await self._check()
@@ -116,7 +102,7 @@ class ShimTask:
                 reply, trailing = await self._call(
                     "State", task.StateRequest(id=self.id, exec_id=exec_id), _SHORT
                 )
-                return self._status(exec_id, reply, header(trailing, REASON_HEADER))
+                return status_of(self.id, exec_id, reply, trailing, self._record.stdio)
             except (Unavailable, FailedPrecondition):
                 lost = await self._check()
                 if lost is None:
@@ -131,7 +117,7 @@ class ShimTask:
             return lost.end_of(exec_id)
         try:
             reply, trailing = await self._call("Wait", task.WaitRequest(id=self.id, exec_id=exec_id), None)
-            return Exit(reply.exit_status, from_timestamp(reply.exited_at), header(trailing, REASON_HEADER))
+            return exit_of(reply, trailing)
         except (Unavailable, FailedPrecondition):
             lost = await self._check()
             if lost is None:
@@ -150,7 +136,7 @@ class ShimTask:
             lost = await self._check()
             if lost is not None:
                 return lost.end_of(exec_id)
-            return _exit_of(*await self._call("Delete", task.DeleteRequest(id=self.id, exec_id=exec_id)))
+            return exit_of(*await self._call("Delete", task.DeleteRequest(id=self.id, exec_id=exec_id)))
         async with self._deleting:
             if self.deleted.is_set():
                 raise self._deleted_error()
@@ -168,7 +154,7 @@ class ShimTask:
         if await self._check() is not None:
             return []
         reply, _ = await self._call("Pids", task.PidsRequest(id=self.id), _SHORT)
-        return [ProcessEntry(item.pid, _exec_id(item.info)) for item in reply.processes]
+        return [entry_of(item) for item in reply.processes]
 
     async def pause(self) -> None:
         await self._call("Pause", task.PauseRequest(id=self.id))
@@ -310,7 +296,7 @@ class ShimTask:
     async def _delete_container(self) -> Exit | None:
         """Have the shim delete its container; None where the shim was lost over it."""
         try:
-            return _exit_of(*await self._call("Delete", task.DeleteRequest(id=self.id)))
+            return exit_of(*await self._call("Delete", task.DeleteRequest(id=self.id)))
         except NotFound:
             # An earlier call got this far and was interrupted; the journal knows the rest.
             _, end, _ = await anyio.to_thread.run_sync(story, self._folder, self._record)
@@ -413,24 +399,3 @@ class ShimTask:
             for record in records
             if record.sequence > after
         ]
-
-    def _status(self, exec_id: str, reply: task.StateResponse, reason: str) -> ProcessStatus:
-        end = None
-        state = STATES.get(reply.status, TaskState.UNKNOWN)
-        if state is TaskState.STOPPED and reply.HasField("exited_at"):
-            end = Exit(reply.exit_status, from_timestamp(reply.exited_at), reason)
-        stdio = self._record.stdio
-        if exec_id:
-            stdio = Stdio(reply.stdin, reply.stdout, reply.stderr, reply.terminal)
-        return ProcessStatus(self.id, exec_id, reply.pid, state, stdio, end, reply.bundle)
-
-
-def _exit_of(reply: task.DeleteResponse, trailing: Any) -> Exit:
-    at = from_timestamp(reply.exited_at) if reply.HasField("exited_at") else now()
-    return Exit(reply.exit_status, at, header(trailing, REASON_HEADER))
-
-
-def _exec_id(info: AnyMessage) -> str:
-    if info.type_url.rpartition("/")[2] != oci_pb2.ProcessDetails.DESCRIPTOR.full_name:
-        return ""
-    return oci_pb2.ProcessDetails.FromString(info.value).exec_id

@@ -13,7 +13,6 @@ import anyio
 import anyio.to_thread
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from orlop_protos.containerd.runc.v1 import oci_pb2
 from orlop_protos.containerd.task.v3 import shim_pb2 as task
 from orlop_protos.containerd.types import mount_pb2
 from orlopd.plugin import mount
@@ -33,7 +32,7 @@ from orlopd.plugin.shim_info import ShimInfo
 from orlopd.plugin.values import TypedBytes, now
 
 from ..oci import shim_process
-from ..oci.convert import STATES
+from ..oci.convert import STATES, entry_of
 from ..oci.folder import Folder, check_id
 from ..oci.shimlog import NAME, explained, note_loss
 from ..oci.wire import from_timestamp
@@ -180,7 +179,7 @@ class ForeignTask:
         if self._lost is not None:
             return []
         reply = await self._call("Pids", task.PidsRequest(id=self.id))
-        return [ProcessEntry(item.pid, _exec_id(item.info)) for item in reply.processes]
+        return [entry_of(item) for item in reply.processes]
 
     async def pause(self) -> None:
         await self._call("Pause", task.PauseRequest(id=self.id))
@@ -376,9 +375,3 @@ def _unmount(rootfs: Path) -> None:
 
 def _exit_of(reply: task.DeleteResponse) -> Exit:
     return Exit(reply.exit_status, from_timestamp(reply.exited_at) if reply.HasField("exited_at") else now())
-
-
-def _exec_id(info: AnyMessage) -> str:
-    if info.type_url.rpartition("/")[2] != oci_pb2.ProcessDetails.DESCRIPTOR.full_name:
-        return ""
-    return oci_pb2.ProcessDetails.FromString(info.value).exec_id
