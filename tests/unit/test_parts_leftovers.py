@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 from collections.abc import Callable, Generator
@@ -105,6 +106,16 @@ def test_it_finds(kind: str, leave: Callable[[Path], AbstractContextManager[None
         with pytest.raises(AssertionError, match="left behind"):
             watch.check(0.1)
     watch.check()
+
+
+def test_an_epoll_that_goes_makes_no_leftover_of_a_socket_that_was_there_and_hides_none() -> None:
+    with socket.socket():
+        poll = select.epoll()
+        watch = Leftovers()
+        poll.close()
+        assert watch.found() == []
+        with socket.socket():
+            assert [line.split(":")[0] for line in watch.found()] == ["descriptor"]
 
 
 def test_names_that_may_be_anybodys_are_refused() -> None:
