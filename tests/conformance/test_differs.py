@@ -8,7 +8,8 @@ import logging
 import os
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -33,28 +34,43 @@ from orlopd.testing.blobs import FileBlob, MemoryBlob, MemoryIngest
 from orlopd.testing.differ import DifferKit, Factory
 from orlopd.testing.snapshotter import inside
 from tests.support.far_differ import FarDiffer, far_differ
+from tests.support.forks import Forks, forks
 
 LOG = logging.getLogger("test")
 
 
-def make(root: Path) -> TarDiffer:
+@pytest.fixture(scope="module")
+def walkers() -> Iterator[Forks]:
+    with forks() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def imagers() -> Iterator[Forks]:
+    with forks("orlop_plugins.erofs.worker") as made:
+        yield made
+
+
+def make(pool: Callable[[], WorkerPool], root: Path) -> TarDiffer:
     scratch = root / "scratch"
     scratch.mkdir()
-    return TarDiffer(WorkerPool(2, LOG), scratch, Limits())
+    return TarDiffer(pool(), scratch, Limits())
 
 
 class TestWalking(DifferKit):
+    """With a pool of its own for each test."""
+
     @pytest.fixture
     def factory(self) -> Factory[Differ]:
-        return make
+        return partial(make, partial(WorkerPool, 2, LOG))
 
 
 class TestProxied(DifferKit):
     """The same, over a socket, with layers in a host's content."""
 
     @pytest.fixture
-    def factory(self) -> Factory[Differ]:
-        return far_differ(make)
+    def factory(self, walkers: Forks) -> Factory[Differ]:
+        return far_differ(partial(make, partial(walkers.pool, 2, LOG)))
 
     # What the protocol of containerd's diff service cannot say.
 
@@ -108,7 +124,7 @@ class TestProxied(DifferKit):
                 with anyio.fail_after(30):
                     await asked.wait()
                 group.cancel_scope.cancel()
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while await anyio.to_thread.run_sync(children) - before:  # noqa: ASYNC110 - nobody tells
                     await anyio.sleep(0.05)
         await self.apply(differ, host.bind("after"), data)
@@ -133,13 +149,12 @@ class ThroughImages:
     """The differ for EROFS images, for a kit that knows directories: what is in the directory becomes a
     snapshot, the layer one on top of that, and what both show together comes to be in the directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, walkers: Forks, imagers: Forks, root: Path) -> None:
         for name in ("erofs", "images"):
             (root / name).mkdir()
         self._snapshotter = ErofsSnapshotter(root / "erofs", overlay_options())
-        pool = WorkerPool(2, LOG, zygote="orlop_plugins.erofs.worker")
-        self._differ = ErofsDiffer(pool, root / "images", Limits())
-        self._walking = make(root)
+        self._differ = ErofsDiffer(imagers.pool(2, LOG), root / "images", Limits())
+        self._walking = make(partial(walkers.pool, 2, LOG), root)
         self._numbers = itertools.count()
 
     def handles(self, media_type: str) -> bool:
@@ -208,8 +223,8 @@ def copy(source: Path, target: Path) -> None:
 
 class TestErofs(DifferKit):
     @pytest.fixture
-    def factory(self) -> Factory[Differ]:
-        return ThroughImages
+    def factory(self, walkers: Forks, imagers: Forks) -> Factory[Differ]:
+        return partial(ThroughImages, walkers, imagers)
 
     async def test_cve_2025_47290_a_symlink_is_swapped_in_meanwhile(self, differ: Differ, host: Host) -> None:
         """No entry of an image is a name that could be swapped; files in the snapshot are not looked at."""
