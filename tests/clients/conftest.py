@@ -23,7 +23,7 @@ import pytest
 
 ORLOP = Path(sys.executable).parent / "orlop"
 ROOT = Path(__file__).parents[2]
-SECONDS = 15.0
+SECONDS = 30.0
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def test_errors_of_the_process_go_to_standard_error(world: Any) -> None:
     process = world.start("run", "any", "polite", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     process.terminate()
-    out, err = process.communicate(timeout=15)
+    out, err = process.communicate(timeout=30)
     assert (out, err) == (b"", b"got TERM\n")
 
 
@@ -360,7 +360,7 @@ def test_events_follow_until_interrupted(world: Any) -> None:
     event = json.loads(process.stdout.readline())
     assert (event["topic"], event["event"]) == ("/tasks/exit", {"pid": 7})
     process.send_signal(2)
-    out, err = process.communicate(timeout=15)
+    out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, b"", b"")
 
 
@@ -399,7 +399,7 @@ def test_a_socket_of_another_group(world: Any) -> None:
             done = subprocess.run(
                 [sys.executable, "-c", script, "--address", f"unix://{folder}/s", "status"],
                 capture_output=True,
-                timeout=15,
+                timeout=30,
                 check=False,
             )
         line, hint = done.stderr.decode().splitlines()

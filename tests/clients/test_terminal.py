@@ -13,6 +13,8 @@ import pytest
 
 from orlop.cli.terminal import DetachScanner, detach_sequence
 
+from .conftest import eventually
+
 KEYS = detach_sequence("ctrl-p,ctrl-q")
 
 
@@ -140,7 +142,7 @@ def test_signals_do_not_wait_behind_input_that_nobody_reads(world: Any) -> None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 137
+        assert process.wait(30) == 137
         process.stdout.close()
 
 
@@ -223,7 +225,7 @@ def test_input_of_every_kind(world: Any, tmp_path: Any, kind: str) -> None:
     else:
         settings["stdin"] = subprocess.PIPE
     process = world.start("run", "-i", "any", "count", stdout=subprocess.PIPE, **settings)
-    out, _ = process.communicate(data if kind == "pipe" else None, timeout=15)
+    out, _ = process.communicate(data if kind == "pipe" else None, timeout=30)
     if kind == "file":
         os.close(settings["stdin"])
     assert out == b"%d\n" % expected
@@ -235,7 +237,7 @@ def test_output_goes_on_after_input_has_ended(world: Any) -> None:
     assert process.stdout.readline() == b"ready\n"
     assert world.record("stdin_end")
     process.terminate()
-    assert process.wait(15) == 0
+    assert process.wait(30) == 0
     process.stdout.close()
 
 
@@ -243,7 +245,7 @@ def test_a_reader_that_leaves_ends_it_quietly(world: Any) -> None:
     process = world.start("run", "any", "flood", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert len(process.stdout.read(100_000)) == 100_000
     process.stdout.close()
-    assert process.wait(15) == 128 + signal.SIGPIPE
+    assert process.wait(30) == 128 + signal.SIGPIPE
     assert process.stderr.read() == b""
     process.stderr.close()
 
@@ -252,8 +254,12 @@ def test_ctrl_c_works_while_nobody_reads_the_output(world: Any) -> None:
     process = world.start("run", "any", "flood", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout.read(1) == b"x"
     time.sleep(0.3)
-    for _ in range(3):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-    assert process.wait(15) in (137, 130)
+
+    def interrupted() -> int | None:
+        process.send_signal(signal.SIGINT)  # two at once may be one
+        time.sleep(0.1)
+        return process.poll()
+
+    eventually(lambda: interrupted() is not None)
+    assert process.returncode in (137, 130)
     process.stdout.close()

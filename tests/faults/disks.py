@@ -103,7 +103,7 @@ def unmount(point: Path) -> None:
     def tried() -> str:
         return subprocess.run(["umount", str(point)], capture_output=True, text=True).stderr
 
-    said = eventually(tried, lambda said: "busy" not in said, 10)
+    said = eventually(tried, lambda said: "busy" not in said, 20)
     if said:
         raise RuntimeError(f"cannot unmount {point}: {said}")
 

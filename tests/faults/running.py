@@ -29,7 +29,7 @@ WAITS = "trap 'exit 17' TERM; while :; do sleep 0.1; done"
 FAULTS = ("daemon", "forks", "shim", "process")
 WORK = ("make", "exec", "stop", "kill", "look")
 _AWAY = (errors.Unavailable, errors.Cancelled, errors.DeadlineExceeded, errors.SessionClosed)
-_SETTLED = 15.0
+_SETTLED = 30.0
 _CALL = 30.0
 _SOON = 0.5
 

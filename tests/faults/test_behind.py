@@ -250,10 +250,17 @@ async def test_a_host_that_does_not_ask_has_its_layers_on_the_disk(disk: Ext4, s
         assert (Path(view.source) / "base").read_bytes() == BYTES
 
 
+LATE = """
+from orlopd.plugin import _snapshot_sync
+_snapshot_sync._QUIET_SECONDS = 1000
+"""
+"""However long it takes until the power is cut, the layers are not on the disk by then."""
+
+
 @pytest.mark.parametrize("snapshotter", ["overlayfs", "erofs"])
 def test_an_image_that_was_not_on_the_disk_is_unpacked_again(tmp_path: Path, snapshotter: str) -> None:
     image = make_image([text_layer("one", "1" * 50_000), text_layer("two", "2" * 50_000)])
-    daemon = Daemon()
+    daemon = Daemon(plugins={"late.py": LATE})
     try:
         with registry() as server, Ext4(tmp_path / "disk", daemon.root, 128) as disk:
             reference = Registry.push(server, "box:latest", image)
@@ -261,7 +268,7 @@ def test_an_image_that_was_not_on_the_disk_is_unpacked_again(tmp_path: Path, sna
             daemon.must(daemon.orlop("pull", "-q", "--snapshotter", snapshotter, reference))
             disk.cut()
             daemon.kill9()
-            eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 10)
+            eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 20)
             disk.mend()
             shutil.rmtree(daemon.state)
             daemon.start()
@@ -275,6 +282,6 @@ def test_an_image_that_was_not_on_the_disk_is_unpacked_again(tmp_path: Path, sna
                 == 2
             )
             daemon.stop()
-            eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 10)
+            eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 20)
     finally:
         daemon.remove()

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.support.daemon import Daemon, refused
+from tests.support.daemon import Daemon, eventually, refused
 
 from .api import SNAPSHOTTERS, Api
 from .clients import Archive, Client, sha256, wait
@@ -214,6 +214,8 @@ def test_clients_of_a_disk_that_is_full_at_times(small: Small, archives: list[Ar
         wait(clients, 0.5)
         small.disk.fill()
         wait(clients, 0.8)
+        if not told:
+            eventually(lambda now=clients: any(each.refused or each.error for each in now), bool, 10)
         for client in clients:
             client.stop.set()
         for client in clients:

@@ -124,7 +124,7 @@ class World:
     def _mend(self) -> None:
         if self._disk is not None:
             folder = str(self.daemon.folder)
-            eventually(lambda: processes_naming(folder), lambda found: not found, 10)
+            eventually(lambda: processes_naming(folder), lambda found: not found, 20)
             self._disk.mend()
             shutil.rmtree(self.daemon.state, ignore_errors=True)  # it is in memory, commonly
 
@@ -162,7 +162,7 @@ def powered(
                 if daemon.running:
                     daemon.kill9()
                 folder = str(daemon.folder)
-                eventually(lambda: processes_naming(folder), lambda found: not found, 10)
+                eventually(lambda: processes_naming(folder), lambda found: not found, 20)
     finally:
         daemon.remove()
 

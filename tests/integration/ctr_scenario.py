@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
-import signal
-import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.ctr import Said, ctr, masked
+from tests.support.ctr import Said, ctr, events_in, masked
+from tests.support.daemon import eventually
 
 NAME = "docker.io/library/parity:v1"
 OTHER = "docker.io/library/parity:v2"
@@ -319,17 +318,16 @@ class Scenario:
 def play_with_events(address: str, archive: Path, folder: Path) -> Iterator[Step]:
     """Play the session while ``ctr events`` listens; its lines are the last step."""
     scenario = Scenario(address, archive, folder)
-    with (folder / "events").open("wb") as log:
-        events = subprocess.Popen(["ctr", "-a", address, "events"], stdout=log, stderr=log)
-        try:
-            time.sleep(0.5)
-            yield from scenario.play()
-            time.sleep(0.5)
-        finally:
-            events.send_signal(signal.SIGTERM)
-            events.wait(10)
+    heard = folder / "events"
+    with events_in(heard, address):
+        yield from scenario.play()
+        last = f"probe-{secrets.token_hex(4)}"
+        for word in ("create", "rm"):
+            assert ctr(address, "namespaces", word, last).code == 0
+        eventually(heard.read_text, lambda text: text.count(last) == 2, 30)
     pids = r'"pid":\d+'
-    text = masked((folder / "events").read_text(), *scenario.masks, (pids, '"pid":PID'))
+    lines = [line for line in heard.read_text().splitlines(keepends=True) if "probe-" not in line]
+    text = masked("".join(lines), *scenario.masks, (pids, '"pid":PID'))
     yield Step("events", 0, "\n".join(line for line in text.splitlines() if not newer(line)))
 
 

@@ -254,7 +254,7 @@ def test_a_task_made_of_a_checkpoint_can_be_started_by_a_daemon_that_came_later(
     assert (tmp_path / "restored/pages-1.img").read_text() == f"pages of {name}\n"
     assert folders(daemon) == []
     daemon.must(daemon.ctr("tasks", "kill", "-s", "9", name))
-    eventually(lambda: daemon.must(daemon.ctr("tasks", "ls")), lambda said: "STOPPED" in said, 10)
+    eventually(lambda: daemon.must(daemon.ctr("tasks", "ls")), lambda said: "STOPPED" in said, 30)
 
 
 def test_what_needs_a_container_waits_for_the_restore(waiting: Daemon, name: str) -> None:

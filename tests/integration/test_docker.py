@@ -13,7 +13,7 @@ import pytest
 from tests.support.daemon import Daemon
 from tests.support.docker import CLIENT, Docker, dockerd
 from tests.support.images import busybox_layer, make_image, save_archive, save_docker_archive, text_layer
-from tests.support.tmux import Terminal
+from tests.support.tmux import Terminal, once_of_size
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -99,10 +99,10 @@ def test_a_person_sits_in_its_shell(docker: Docker, tmp_path: Path) -> None:
     with Terminal(tmp_path, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}) as terminal:
         terminal.type(f"{command} run -it --rm -e PS1='inside> ' probe sh")
         terminal.wait_for("inside>", count=2, seconds=30)
-        terminal.type("sleep 1; stty size")  # docker tells the size a moment after the start
+        terminal.type(once_of_size(30, 100))  # docker tells the size a moment after the start
         terminal.wait_for("30 100")
         terminal.resize(120, 40)
-        terminal.type("sleep 0.5; stty size")
+        terminal.type(once_of_size(40, 120))
         terminal.wait_for("40 120")
         terminal.type("exit 7")
         terminal.wait_for("host>", count=2, seconds=30)

@@ -14,7 +14,7 @@ from orlop_protos.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from tests.support.daemon import Daemon, eventually
 from tests.support.images import busybox_layer
 
-FAST = ("--health-interval", "100ms", "--health-timeout", "2s", "--health-retries", "2")
+FAST = ("--health-interval", "100ms", "--health-timeout", "20s", "--health-retries", "2")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def seen(daemon: Daemon, name: str) -> dict[str, Any]:
 
 def health(daemon: Daemon, name: str, wanted: str) -> dict[str, Any]:
     """A container's health once it is as wanted."""
-    return eventually(lambda: seen(daemon, name)["health"], lambda found: found["status"] == wanted, 15)
+    return eventually(lambda: seen(daemon, name)["health"], lambda found: found["status"] == wanted, 40)
 
 
 def execs(daemon: Daemon, name: str) -> list[str]:
@@ -71,11 +71,19 @@ def test_a_check_that_takes_too_long_is_ended_with_all_it_started(daemon: Daemon
     found = health(daemon, name, "unhealthy")
     assert found["log"][0]["exit_code"] == -1
     assert "took longer than 0.2 s" in found["log"][0]["output"]
-    assert "begun" in found["log"][0]["output"]
+    # On a busy machine the time may be over before the first word.
+    said = eventually(
+        lambda: [each["output"] for each in seen(daemon, name)["health"]["log"]],
+        lambda outputs: any("begun" in output for output in outputs),
+        20,
+    )
+    assert any("begun" in output for output in said)
     daemon.must(daemon.orlop("pause", name))
     daemon.must(daemon.orlop("resume", name))
     processes = eventually(
-        lambda: daemon.must(daemon.orlop("exec", name, "ps")).count("sleep 4567"), lambda count: count <= 3, 5
+        lambda: daemon.must(daemon.orlop("exec", name, "ps")).count("sleep 4567"),
+        lambda count: count <= 3,
+        20,
     )
     assert processes <= 3, "those of earlier checks were left"
 
@@ -83,7 +91,7 @@ def test_a_check_that_takes_too_long_is_ended_with_all_it_started(daemon: Daemon
 def test_failures_at_the_start_do_not_count(daemon: Daemon, name: str) -> None:
     options = ("--health-start-period", "1h", "--health-start-interval", "100ms", "--health-interval", "1h")
     start(daemon, name, *options, "--health-cmd", "test -e /tmp/up")
-    found = eventually(lambda: seen(daemon, name)["health"], lambda found: len(found["log"]) >= 4, 15)
+    found = eventually(lambda: seen(daemon, name)["health"], lambda found: len(found["log"]) >= 4, 40)
     assert (found["status"], found["failing_streak"]) == ("starting", 0)
     assert "(health: starting)" in daemon.must(daemon.orlop("ps"))
     daemon.must(daemon.orlop("exec", name, "touch", "/tmp/up"))
@@ -138,11 +146,13 @@ async def test_an_images_check_is_run_unless_it_is_refused(daemon: Daemon, image
 def test_health_goes_on_where_a_killed_daemon_left_it(fresh_daemon: Daemon, archive: str) -> None:
     daemon = fresh_daemon
     daemon.must(daemon.orlop("import", archive))
-    start(daemon, "box", "--health-cmd", "test -e /tmp/gone && sleep 4321; true")
+    # Its checks may fail as often as it takes the next daemon to come.
+    limits = ("--health-timeout", "2s", "--health-retries", "1000")
+    start(daemon, "box", *limits, "--health-cmd", "test -e /tmp/gone && sleep 4321; true")
     before = health(daemon, "box", "healthy")
     # The check that is under way when the daemon dies is to be ended by the next one.
     daemon.must(daemon.orlop("exec", "box", "touch", "/tmp/gone"))
-    eventually(lambda: execs(daemon, "box"), lambda found: bool(found), 5)
+    eventually(lambda: execs(daemon, "box"), lambda found: bool(found), 20)
     daemon.kill9()
     daemon.start()
     kept = seen(daemon, "box")["health"]
@@ -151,7 +161,7 @@ def test_health_goes_on_where_a_killed_daemon_left_it(fresh_daemon: Daemon, arch
     daemon.must(daemon.orlop("exec", "box", "rm", "/tmp/gone"))
     last = kept["log"][-1]["started_at"]
     after = eventually(
-        lambda: seen(daemon, "box")["health"], lambda found: found["log"][-1]["started_at"] > last, 15
+        lambda: seen(daemon, "box")["health"], lambda found: found["log"][-1]["started_at"] > last, 40
     )
     assert after["log"][-1]["started_at"] > last
     assert daemon.must(daemon.orlop("exec", "box", "ps")).count("sleep 4321") <= 1

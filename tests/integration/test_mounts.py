@@ -183,7 +183,7 @@ def test_a_file_becomes_a_device(client: Client, images: list[str]) -> None:
     backing = Path("/sys/block", Path(device).name, "loop/backing_file")
     assert backing.read_text().strip() == images[0]
     client.deactivate("device")
-    assert eventually(backing.exists, lambda there: not there, 5) is False
+    assert eventually(backing.exists, lambda there: not there, 30) is False
 
 
 def test_an_image_takes_no_device_where_the_kernel_mounts_files(
@@ -210,13 +210,13 @@ def test_an_image_gets_a_loop_device_where_the_kernel_refuses_its_file(
     assert os.statvfs(active.mount_point).f_flag & os.ST_RDONLY
     client.deactivate("loop")
     assert not Path(active.mount_point).exists()
-    assert eventually(lambda: loops_of(image_in_memory), lambda left: not left, 5) == []
+    assert eventually(lambda: loops_of(image_in_memory), lambda left: not left, 30) == []
 
 
 def test_what_is_no_image_keeps_no_loop_device(client: Client, daemon: Daemon, image_in_memory: str) -> None:
     Path(image_in_memory).write_bytes(bytes(1 << 20))
     assert refused(client.activate, "none", erofs(image_in_memory)) is grpc.StatusCode.FAILED_PRECONDITION
-    assert eventually(lambda: loops_of(image_in_memory), lambda left: not left, 5) == []
+    assert eventually(lambda: loops_of(image_in_memory), lambda left: not left, 30) == []
     assert list((daemon.state / "mounts").iterdir()) == []
 
 
@@ -233,7 +233,7 @@ def test_a_leased_one_goes_with_its_lease(client: Client, images: list[str]) -> 
     info = client.activate("leased", erofs(images[0]), lease=lease)
     assert refused(client.activate, "other", erofs(images[0]), lease="gone") is grpc.StatusCode.NOT_FOUND
     client.drop_lease(lease)
-    assert eventually(client.names, lambda names: not names, 15) == []
+    assert eventually(client.names, lambda names: not names, 30) == []
     assert not Path(info.active[0].mount_point).exists()
 
 

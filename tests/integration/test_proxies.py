@@ -70,7 +70,7 @@ def test_a_stock_containerd_runs_containers_on_our_snapshotters(id: str, folder:
         ctr(peer.address, "images", "rm", "--sync", IMAGE)
         assert ctr(peer.address, "snapshots", "--snapshotter", name, "ls").splitlines()[1:] == []
         kept = folder / "root" / "served" / f"snapshotter.{id}" / "snapshotter" / id / "snapshots"
-        assert eventually(lambda: list(kept.iterdir()), lambda found: not found, 10) == []
+        assert eventually(lambda: list(kept.iterdir()), lambda found: not found, 30) == []
 
 
 @pytest.mark.timeout(240)

@@ -19,6 +19,9 @@ from tests.support.daemon import Daemon
 
 pytestmark = pytest.mark.timeout(180)
 
+AGAIN = 0.6
+"""Seconds after which what is started again would be: the first pauses are of 0.1 and 0.2 s."""
+
 
 @pytest.fixture
 def name(daemon: Daemon, image: str) -> Iterator[str]:
@@ -55,21 +58,21 @@ def test_a_container_that_is_killed_from_outside_comes_back(daemon: Daemon, name
     _until(lambda: _running_again(daemon, name, pid))
     assert _inspect(daemon, name)["restarts"] == 1
     daemon.must(daemon.orlop("stop", "--time", "0", name))
-    time.sleep(1)
+    time.sleep(AGAIN)
     assert _inspect(daemon, name)["state"] == "stopped"
 
 
 def test_on_failure_tries_as_often_as_it_may(daemon: Daemon, name: str) -> None:
     _run(daemon, name, "on-failure:4", "sh", "-c", "echo try; exit 3")
     _until(lambda: _inspect(daemon, name)["restarts"] == 4 and _inspect(daemon, name)["state"] == "stopped")
-    time.sleep(1)
+    time.sleep(AGAIN)
     assert daemon.must(daemon.orlop("logs", name)) == "try\n" * 5
 
 
 def test_on_failure_leaves_a_success_alone(daemon: Daemon, name: str) -> None:
     _run(daemon, name, "on-failure", "sh", "-c", "echo once")
     _until(lambda: _inspect(daemon, name)["state"] == "stopped")
-    time.sleep(1)
+    time.sleep(AGAIN)
     assert daemon.must(daemon.orlop("logs", name)) == "once\n"
 
 
@@ -97,7 +100,7 @@ def test_after_a_restart_of_the_daemon_each_is_as_its_policy_says(fresh_daemon: 
         os.kill(pid, signal.SIGKILL)
     daemon.start()
     _until(lambda: _running_again(daemon, "a", pids["a"]) and _running_again(daemon, "s", 0))
-    time.sleep(1)
+    time.sleep(AGAIN)
     assert _inspect(daemon, "u")["state"] == "stopped"
     assert _inspect(daemon, "n")["state"] == "stopped"
     daemon.must(daemon.orlop("rm", "-f", "a", "s", "u", "n"))
@@ -147,7 +150,7 @@ def test_a_wanted_status_of_stopped_lets_go_of_a_container(daemon: Daemon, name:
     daemon.must(daemon.ctr("containers", "label", name, "containerd.io/restart.status=stopped"))
     os.kill(_inspect(daemon, name)["pid"], signal.SIGKILL)
     _until(lambda: _inspect(daemon, name)["state"] == "stopped")
-    time.sleep(1)
+    time.sleep(AGAIN)
     assert _inspect(daemon, name)["state"] == "stopped"
     assert _inspect(daemon, name)["restarts"] == 0
 

@@ -75,12 +75,14 @@ def test_one_that_is_gone_is_told_with_where_its_log_lies(daemon: Daemon, box: s
     with Path(before["log"]).open("a") as file:
         file.write("said before\n")
     os.kill(before["pid"], signal.SIGKILL)
-    after = eventually(lambda: shim(daemon, box), lambda found: bool(found["problem"]), 10)
+    after = eventually(lambda: shim(daemon, box), lambda found: bool(found["problem"]), 30)
     assert (after["pid"], after["problem"]) == (0, "the shim is gone")
     said = daemon.must(daemon.orlop("shim", "logs", box))
     assert said.splitlines()[0] == "said before"
     assert "the shim is gone without a word" in said
-    assert re.search(r"Exited \(137\) [^,]+, shim lost +seen$", daemon.must(daemon.orlop("ps", "-a")).strip())
+    lost = re.compile(r"Exited \(137\) [^,]+, shim lost +seen$")
+    listed = eventually(lambda: daemon.must(daemon.orlop("ps", "-a")).strip(), lost.search, 20)
+    assert lost.search(listed)
     (container,) = json.loads(daemon.must(daemon.orlop("inspect", box)))
     assert (container["exit"]["code"], container["exit"]["reason"]) == (137, "shim lost")
     done = daemon.orlop("exec", box, "true")

@@ -49,7 +49,7 @@ def end_while_away(daemon: Daemon) -> None:
     root = Path(f"/proc/{running}/root")
     daemon.kill9()
     (root / "go").touch()
-    gone = eventually(lambda: not root.parent.exists(), bool, 10)
+    gone = eventually(lambda: not root.parent.exists(), bool, 30)
     assert gone
     daemon.start()
 
@@ -68,7 +68,7 @@ def attached(daemon: Daemon, name: str) -> bytes:
 def test_a_container_lives_through_the_death_of_the_daemon(mortal: Daemon) -> None:
     daemon = mortal
     daemon.must(daemon.orlop("run", "-d", "--name", "clock", "probe", "sh", "-c", TICKS))
-    eventually(lambda: ticks(daemon, "clock"), lambda found: len(found) > 3, 10)
+    eventually(lambda: ticks(daemon, "clock"), lambda found: len(found) > 3, 30)
     before = ticks(daemon, "clock")[-1]
 
     daemon.kill9()
@@ -76,7 +76,7 @@ def test_a_container_lives_through_the_death_of_the_daemon(mortal: Daemon) -> No
 
     (listed,) = json.loads(daemon.must(daemon.orlop("ps", "--output", "json")))
     assert listed["name"] == "clock"
-    seen = eventually(lambda: ticks(daemon, "clock"), lambda found: found[-1] > before + 6, 10)
+    seen = eventually(lambda: ticks(daemon, "clock"), lambda found: found[-1] > before + 6, 30)
     assert seen == list(range(1, len(seen) + 1)), "output that was written in between is lost or doubled"
     assert b"hi" in daemon.orlop("exec", "clock", "echo", "hi").stdout
     assert b"tick" in attached(daemon, "clock")
@@ -101,10 +101,13 @@ def test_auto_remove_is_kept_over_the_death_of_the_daemon(mortal: Daemon) -> Non
     listed = eventually(
         lambda: json.loads(daemon.must(daemon.orlop("ps", "-a", "--output", "json"))),
         lambda found: not found,
-        10,
+        30,
     )
     assert listed == []
-    assert "passing" not in daemon.must(daemon.ctr("snapshots", "ls"))
+    snapshots = eventually(
+        lambda: daemon.must(daemon.ctr("snapshots", "ls")), lambda said: "passing" not in said, 10
+    )
+    assert "passing" not in snapshots
 
 
 def test_a_container_made_by_ctr_lives_on_too(mortal: Daemon) -> None:
@@ -115,7 +118,7 @@ def test_a_container_made_by_ctr_lives_on_too(mortal: Daemon) -> None:
     assert "RUNNING" in daemon.must(daemon.ctr("tasks", "ls"))
     assert daemon.must(daemon.ctr("tasks", "exec", "--exec-id", "e1", "mine", "echo", "alive")) == "alive\n"
     daemon.must(daemon.ctr("tasks", "kill", "-s", "9", "mine"))
-    eventually(lambda: daemon.ctr("tasks", "ls").stdout, lambda said: b"STOPPED" in said, 10)
+    eventually(lambda: daemon.ctr("tasks", "ls").stdout, lambda said: b"STOPPED" in said, 30)
     assert daemon.ctr("tasks", "rm", "mine").returncode in {0, 137}
     daemon.must(daemon.ctr("containers", "rm", "mine"))
 
@@ -123,7 +126,7 @@ def test_a_container_made_by_ctr_lives_on_too(mortal: Daemon) -> None:
 def test_a_reboot_takes_what_ran_and_leaves_what_can_be_started_anew(mortal: Daemon) -> None:
     daemon = mortal
     daemon.must(daemon.orlop("run", "-d", "--name", "clockwork", "probe", "sh", "-c", TICKS))
-    eventually(lambda: ticks(daemon, "clockwork"), lambda found: len(found) > 3, 10)
+    eventually(lambda: ticks(daemon, "clockwork"), lambda found: len(found) > 3, 30)
     daemon.kill9()
     reboot(daemon)
     daemon.start()
@@ -131,7 +134,7 @@ def test_a_reboot_takes_what_ran_and_leaves_what_can_be_started_anew(mortal: Dae
     assert listed["state"] != "running"
     before = ticks(daemon, "clockwork")
     daemon.must(daemon.orlop("start", "clockwork"))
-    eventually(lambda: ticks(daemon, "clockwork"), lambda found: len(found) > len(before) + 3, 10)
+    eventually(lambda: ticks(daemon, "clockwork"), lambda found: len(found) > len(before) + 3, 30)
     daemon.must(daemon.orlop("stop", "clockwork"))
     daemon.must(daemon.orlop("rm", "clockwork"))
 
@@ -145,11 +148,11 @@ def reboot(daemon: Daemon) -> None:
     for pid in processes_naming(str(daemon.folder)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 5)
+    eventually(lambda: processes_naming(str(daemon.folder)), lambda found: not found, 20)
     for point in mounts_under(daemon.folder):
         subprocess.run(["umount", "-l", point], check=True)
     for group in sorted(cgroups_of(daemon.namespace), key=lambda path: -len(path.parts)):
-        eventually(lambda group=group: (group / "cgroup.procs").read_text(), lambda found: not found, 5)
+        eventually(lambda group=group: (group / "cgroup.procs").read_text(), lambda found: not found, 20)
         group.rmdir()
     shutil.rmtree(daemon.state)
 

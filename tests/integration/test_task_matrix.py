@@ -176,13 +176,13 @@ class TestCtr:
         metrics = json.loads(house.must(house.ctr("tasks", "metrics", "--format", "json", name)))
         assert metrics["pids"]["current"] >= 1
         house.must(house.ctr("tasks", "kill", "-s", "TERM", name))
-        eventually(lambda: self._state(house, name), lambda state: state == "STOPPED", 10)
+        eventually(lambda: self._state(house, name), lambda state: state == "STOPPED", 30)
         assert b"exit code 17" in house.ctr("tasks", "rm", name).stderr
         assert self._state(house, name) == ""
         self._begin(house, cell, "tasks", "start", "-d", name)
         assert self._state(house, name) == "RUNNING"
         house.must(house.ctr("tasks", "kill", "-s", "KILL", name))
-        eventually(lambda: self._state(house, name), lambda state: state == "STOPPED", 10)
+        eventually(lambda: self._state(house, name), lambda state: state == "STOPPED", 30)
         assert b"exit code 137" in house.ctr("tasks", "rm", name).stderr
         house.must(house.ctr("containers", "rm", name))
 

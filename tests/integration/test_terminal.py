@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon
-from tests.support.tmux import Terminal
+from tests.support.tmux import Terminal, once_of_size
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -61,7 +61,7 @@ def test_the_container_sees_the_size_of_the_window_and_its_changes(shell: tuple[
     terminal.type("stty size")
     terminal.wait_for("30 100")
     terminal.resize(120, 40)
-    terminal.type("sleep 0.5; stty size")
+    terminal.type(once_of_size(40, 120))
     terminal.wait_for("40 120")
 
 

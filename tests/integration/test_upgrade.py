@@ -89,11 +89,11 @@ async def test_shims_of_an_earlier_installation_are_taken_over(
                 await client.containers.remove(name)
         assert "RUNNING" in daemon.must(daemon.ctr("tasks", "ls"))
         daemon.must(daemon.ctr("tasks", "kill", "-s", "TERM", "ctrs"))
-        eventually(lambda: daemon.ctr("tasks", "ls").stdout, lambda said: b"STOPPED" in said, 10)
+        eventually(lambda: daemon.ctr("tasks", "ls").stdout, lambda said: b"STOPPED" in said, 30)
         assert b"exit code 17" in daemon.ctr("tasks", "rm", "ctrs").stderr
         daemon.must(daemon.ctr("containers", "rm", "ctrs"))
         assert json.loads(daemon.must(daemon.orlop("ps", "-a", "--output", "json"))) == []
-        assert eventually(lambda: shims(daemon), lambda found: not found, 10) == []
+        assert eventually(lambda: shims(daemon), lambda found: not found, 30) == []
     finally:
         if daemon.running:
             daemon.stop()

@@ -34,8 +34,11 @@ from tests.support.registry import registry
 
 SCOPE = Scope("tests")
 FAST = RegistryConfig(
-    connect_timeout=2, first_byte_timeout=0.5, stall_timeout=0.5, retries=2, backoff=0.01, longest_wait=1
+    connect_timeout=10, first_byte_timeout=20, stall_timeout=20, retries=2, backoff=0.01, longest_wait=1
 )
+"""Tries again at once, and does not take a busy machine for a registry that is silent."""
+HASTY = FAST.model_copy(update={"connect_timeout": 1, "first_byte_timeout": 0.5, "stall_timeout": 0.5})
+"""For registries that are silent."""
 
 
 @pytest.fixture(scope="session")
@@ -170,6 +173,13 @@ async def _settled(value: Any) -> Any:
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     async with open_rig(tmp_path) as opened:
+        with blockbuster_ctx(["orlopd.core", "orlop_plugins.registry"]):
+            yield opened
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with open_rig(tmp_path, HASTY) as opened:
         with blockbuster_ctx(["orlopd.core", "orlop_plugins.registry"]):
             yield opened
 

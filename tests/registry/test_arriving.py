@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from orlop_plugins.registry.config import RegistryConfig
 from orlopd.plugin.errors import DataLoss
 from tests.support.daemon import eventually
 from tests.support.faulty import FaultyRegistry, Handler, faulty_registry
@@ -17,7 +16,6 @@ from .conftest import NOTHING, open_rig
 
 pytestmark = pytest.mark.anyio
 
-PATIENT = RegistryConfig(connect_timeout=5, first_byte_timeout=20, stall_timeout=20, retries=1, backoff=0.01)
 SIZE = 2 << 20
 
 
@@ -42,7 +40,7 @@ def halfway(registry: FaultyRegistry, root: Path, found: list[Path], rest: bytes
 
     def slowly(handler: Handler) -> None:
         handler.cut(data, start)
-        found.extend(eventually(unpacked, bool, 15))
+        found.extend(eventually(unpacked, bool, 18))
         handler.wfile.write(data[start:] if rest is None else rest)
 
     registry.on(f"GET .*/blobs/{registry.served.layers[0]}", slowly, times=1)
@@ -51,7 +49,7 @@ def halfway(registry: FaultyRegistry, root: Path, found: list[Path], rest: bytes
 async def test_files_are_there_before_the_layer_is(tmp_path: Path, image: SmallImage) -> None:
     found: list[Path] = []
     with faulty_registry(image) as registry:
-        async with open_rig(tmp_path, PATIENT) as rig:
+        async with open_rig(tmp_path) as rig:
             halfway(registry, tmp_path, found)
             await rig.pull(registry.reference)
             assert len(found) == 1
@@ -61,7 +59,7 @@ async def test_files_are_there_before_the_layer_is(tmp_path: Path, image: SmallI
 async def test_a_layer_that_ends_otherwise_leaves_nothing(tmp_path: Path, image: SmallImage) -> None:
     found: list[Path] = []
     with faulty_registry(image) as registry:
-        async with open_rig(tmp_path, PATIENT) as rig:
+        async with open_rig(tmp_path) as rig:
             size = len(image.blobs[image.layers[0]])
             halfway(registry, tmp_path, found, bytes(size // 4))
             with pytest.raises(DataLoss, match="content does not match"):

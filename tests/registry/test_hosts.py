@@ -16,7 +16,7 @@ import pytest
 from orlop_plugins.registry.endpoints import CAPABILITIES, Endpoint, find_endpoints
 from orlopd.plugin import Credentials, ResolveOptions
 from orlopd.plugin.errors import FailedPrecondition, NotFound, Unavailable
-from tests.registry.conftest import FAST, SCOPE, Rig, open_rig
+from tests.registry.conftest import FAST, HASTY, SCOPE, Rig, open_rig
 from tests.support.faulty import FaultyRegistry, Handler, faulty_registry
 from tests.support.images import MANIFEST, SmallImage, digest_of, make_image, text_layer
 from tests.support.registry import Registry, registry
@@ -131,8 +131,8 @@ class Hosts:
 
 
 @pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Hosts]:
-    config = FAST.model_copy(update={"host_folders": (str(tmp_path / "certs.d"),)})
+async def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Hosts]:
+    config = getattr(request, "param", FAST).model_copy(update={"host_folders": (str(tmp_path / "certs.d"),)})
     async with open_rig(tmp_path / "rig", config) as rig:
         yield Hosts(rig, tmp_path / "certs.d")
 
@@ -164,6 +164,7 @@ async def test_a_mirror_serves_and_is_told_for_whom(
     assert {seen.header("x-mirror") for seen in mirror.seen} == {"yes"}
 
 
+@pytest.mark.parametrize("hosts", [HASTY], indirect=True, ids=["hasty"])
 async def test_a_mirror_that_fails_is_passed_over(
     hosts: Hosts, faulty: FaultyRegistry, mirror: FaultyRegistry
 ) -> None:

@@ -17,7 +17,7 @@ from tests.support.registry import Registry
 
 __all__ = ["certificate"]
 
-H2 = FAST.model_copy(update={"http2": True, "first_byte_timeout": 20.0, "stall_timeout": 20.0})
+H2 = FAST.model_copy(update={"http2": True})
 
 
 def large(mark: str, layers: int = 5) -> SmallImage:

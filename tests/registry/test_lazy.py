@@ -18,14 +18,13 @@ from orlopd.core.transfer import StoreEnd, Unpacking
 from orlopd.plugin import ResolveOptions
 from orlopd.plugin.errors import FailedPrecondition, NotFound
 from orlopd.plugin.values import Descriptor, Platform, chain_id
-from tests.registry.conftest import FAST, NOTHING, SCOPE, Rig, open_rig
+from tests.registry.conftest import NOTHING, SCOPE, Rig, open_rig
 from tests.registry.test_push import artifact
 from tests.support.images import ARCHITECTURE, SmallImage, layout_tar, make_image, make_index, text_layer
 from tests.support.registry import Registry
 from tests.thirdparty.test_copies import load
 
 PAGE = Path(__file__).parent.parent / "thirdparty" / "drop-in" / "remote.py"
-PATIENT = FAST.model_copy(update={"first_byte_timeout": 20.0, "stall_timeout": 20.0})
 CRI = "containerd.io/snapshot/cri."
 
 
@@ -54,7 +53,7 @@ def knows(remote: Any, digest: str, name: str, text: str) -> None:
 
 @pytest.fixture
 async def lazy(tmp_path: Path, remote: Any) -> AsyncIterator[Rig]:
-    async with open_rig(tmp_path, PATIENT, snapshotters={"remote": remote}) as rig:
+    async with open_rig(tmp_path, snapshotters={"remote": remote}) as rig:
         yield rig
 
 
@@ -146,7 +145,7 @@ async def thin(request: Any, tmp_path: Path) -> AsyncIterator[tuple[Rig, str]]:
     """A rig and a snapshotter: one that unpacks layers in order, one that unpacks them side by side."""
     (tmp_path / "overlayfs").mkdir()
     overlay = OverlaySnapshotter(tmp_path / "overlayfs")
-    async with open_rig(tmp_path, PATIENT, snapshotters={"overlayfs": overlay}) as rig:
+    async with open_rig(tmp_path, snapshotters={"overlayfs": overlay}) as rig:
         yield rig, request.param
 
 
@@ -297,7 +296,7 @@ async def test_transfers_drop_what_the_config_says(
 ) -> None:
     (tmp_path / "overlayfs").mkdir()
     overlay = OverlaySnapshotter(tmp_path / "overlayfs")
-    async with open_rig(tmp_path, PATIENT, snapshotters={"overlayfs": overlay}, discard=True) as rig:
+    async with open_rig(tmp_path, snapshotters={"overlayfs": overlay}, discard=True) as rig:
         image = three_layers(f"transferred {unpacks}")
         reference = server.push("thin/transfer:1", image)
         wanted = tuple(Unpacking(snapshotter=each) for each in unpacks)
@@ -325,7 +324,7 @@ async def test_at_no_time_is_there_more_than_what_is_still_to_be_unpacked(
     )
     reference = server.push("thin/narrow:1", image)
     most = 0
-    async with open_rig(tmp_path, FAST) as rig:
+    async with open_rig(tmp_path) as rig:
         rig.puller._concurrency = 1  # pyright: ignore[reportPrivateUsage]
 
         def look(event: Any) -> None:

@@ -15,7 +15,7 @@ from orlopd.core.scope import Scope
 from orlopd.plugin import Credentials, ResolveOptions
 from orlopd.plugin.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from orlopd.plugin.values import Platform, chain_id
-from tests.registry.conftest import FAST, NOTHING, SCOPE, Rig, open_rig
+from tests.registry.conftest import NOTHING, SCOPE, Rig, open_rig
 from tests.support.images import (
     MANIFEST,
     File,
@@ -188,8 +188,7 @@ async def test_ten_pulls_at_once_fetch_each_blob_once(tmp_path: Path, server: Re
     image = two_layers("shared")
     other = make_image([text_layer("one", "1 shared"), text_layer("three", "3")])
     references = [server.push("shared/a:1", image), server.push("shared/b:1", other)]
-    patient = FAST.model_copy(update={"first_byte_timeout": 20, "stall_timeout": 20})
-    async with open_rig(tmp_path, patient) as rig:
+    async with open_rig(tmp_path) as rig:
         async with anyio.create_task_group() as group:
             for number in range(10):
                 group.start_soon(rig.pull, references[number % 2])

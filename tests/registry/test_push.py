@@ -185,7 +185,7 @@ async def test_an_artifact_is_listed_among_the_referrers_of_its_subject(rig: Rig
 
 
 async def test_a_blob_goes_in_pieces_where_the_config_says_so(tmp_path: Path, server: Registry) -> None:
-    config = FAST.model_copy(update={"upload_chunk": 1000, "first_byte_timeout": 10})
+    config = FAST.model_copy(update={"upload_chunk": 1000})
     async with open_rig(tmp_path, config) as rig:
         image = make_image([text_layer("big", "".join(map(str, range(3000))))], compress=False)
         name = await here(rig, image, "docker.io/library/pieces:1")

@@ -239,7 +239,7 @@ def topics(events: Sequence[Any]) -> list[str]:
 async def events_of(task: Task, after: int = 0, until: str = "/tasks/delete") -> list[Any]:
     """The events of a task up to one."""
     found: list[Any] = []
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async for event in task.events(after):
             found.append(event)
             if event.topic == until:

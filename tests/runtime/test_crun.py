@@ -25,6 +25,9 @@ def test_crun_recovers_as_runc() -> None:
         [
             "unshare",
             "-m",
+            # Or it would keep what others unmount meanwhile: their disks, and loop devices.
+            "--propagation",
+            "slave",
             "sh",
             "-c",
             script,

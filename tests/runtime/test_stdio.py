@@ -37,7 +37,7 @@ def driver(tmp_path: Path) -> Path:
 
 async def holds(path: Path, wanted: bytes) -> None:
     """Wait until a file holds this and nothing else."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while await anyio.Path(path).read_bytes() != wanted:  # noqa: ASYNC110
             await anyio.sleep(0.02)
 

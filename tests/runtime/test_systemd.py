@@ -56,7 +56,7 @@ async def test_a_shim_has_a_scope_of_its_own(
     async with bench.open() as runtime:
         task = await runtime.create(bench.spec("a", "sleep", "100"))
         shim = bench.shim_pid("a")
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not record.exists() or not record.read_text().endswith("0\n"):
                 await anyio.sleep(0.01)
         await task.delete()

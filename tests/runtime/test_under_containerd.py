@@ -30,7 +30,7 @@ from orlop_protos.containerd.task.v3 import shim_pb2 as task
 from orlop_protos.containerd.task.v3 import shim_pb2_grpc as task_grpc
 from orlopd.plugin.mount import unmount
 from tests.support.containerd import Peer, containerd
-from tests.support.ctr import Said, ctr
+from tests.support.ctr import Said, ctr, events_in
 from tests.support.daemon import mounts_under, processes_naming
 from tests.support.images import save_archive
 
@@ -69,7 +69,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         made = Host(peer)
         assert made.ctr("images", "import", str(archive)).code == 0
         yield made
-        assert made.shims() == []
+        _until(lambda: made.shims() == [])
 
 
 def test_a_foreground_container_gives_its_output_input_and_exit_code(host: Host) -> None:
@@ -95,21 +95,16 @@ def test_a_container_in_the_background_does_all_that_a_task_does(host: Host) -> 
 
 def test_its_events_reach_whoever_listens_to_containerd(host: Host, tmp_path: Path) -> None:
     heard = tmp_path / "events"
-    with heard.open("wb") as out:
-        listener = subprocess.Popen(["ctr", "-a", host.peer.address, "events"], stdout=out)
-        try:
-            time.sleep(0.5)
-            assert host.run("--rm", IMAGE, "told", "true").code == 0
-            _until(lambda: b"/tasks/delete" in heard.read_bytes())
-        finally:
-            listener.terminate()
-            listener.wait(10)
+    with events_in(heard, host.peer.address):
+        assert host.run("--rm", IMAGE, "told", "true").code == 0
+        _until(lambda: b"/tasks/delete" in heard.read_bytes())
     topics = [line.split()[5] for line in heard.read_text().splitlines() if " /tasks/" in line]
     assert topics[:3] == ["/tasks/create", "/tasks/start", "/tasks/exit"]
 
 
 def test_a_shim_that_was_killed_leaves_nothing_and_containerd_knows(host: Host) -> None:
     with _container(host, "lost", "sleep", "1000"):
+        _until(lambda: len(host.shims()) == 1)  # those of earlier containers end by themselves
         (shim,) = host.shims()
         (pid,) = [line.split()[0] for line in host.ctr("tasks", "ps", "lost").out.splitlines()[1:]]
         os.kill(shim, signal.SIGKILL)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
+import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 _MASKS: tuple[tuple[str, str], ...] = (
@@ -99,6 +102,40 @@ def _feed(pipe: IO[bytes], data: bytes, hold: float) -> None:
     time.sleep(hold)
     with contextlib.suppress(BrokenPipeError):
         pipe.close()
+
+
+@contextlib.contextmanager
+def events_in(log: Path, address: str, *filters: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Have ``ctr events`` write into a file. The block begins when it hears what happens: it has heard of a
+    namespace ``probe-...`` that was made for that and is gone again.
+
+    :param filters: of which one must match, if there are any; namespaces are heard of besides
+    """
+    more = ("topic~=/namespaces/",) if filters else ()
+    ask = ["ctr", "-a", address]
+    with log.open("wb") as out:
+        listener = subprocess.Popen([*ask, "events", *filters, *more], stdout=out, stderr=out, env=env)
+        try:
+            _wait_until_heard(ask, log)
+            yield
+        finally:
+            listener.terminate()
+            listener.wait(20)
+
+
+def _wait_until_heard(ask: Sequence[str], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    for number in itertools.count():
+        name = f"probe-{secrets.token_hex(4)}-{number}"
+        subprocess.run([*ask, "namespaces", "create", name], check=True, timeout=30, capture_output=True)
+        subprocess.run([*ask, "namespaces", "rm", name], check=True, timeout=30, capture_output=True)
+        patience = time.monotonic() + 0.5
+        while time.monotonic() < patience:
+            # Of the last one, the very end: nothing of these comes after that.
+            if any(name in line and "/namespaces/delete" in line for line in log.read_text().splitlines()):
+                return
+            time.sleep(0.02)
+        assert time.monotonic() < deadline, f"ctr events hears nothing: {log.read_text()}"
 
 
 def in_columns(text: str, kept: Sequence[int]) -> str:

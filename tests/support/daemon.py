@@ -25,6 +25,8 @@ Run = subprocess.CompletedProcess[bytes]
 
 BIN = Path(sys.executable).parent
 READY_TIMEOUT = 60.0
+PATIENCE = 20.0
+"""Seconds in which what ends by itself has ended, on a machine as busy as it may be."""
 
 _live: list[Daemon] = []
 
@@ -146,10 +148,10 @@ class Daemon:
         """Ask grpc.health.v1 whether it serves."""
         with self.channel() as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
-            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True)
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE, wait_for_ready=True)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
-    def stop(self, timeout: float = 20) -> int:
+    def stop(self, timeout: float = 30) -> int:
         """SIGTERM; its exit code."""
         assert self._process is not None, "the daemon does not run"
         self._process.terminate()
@@ -161,7 +163,7 @@ class Daemon:
         """SIGKILL: its containers are to live on."""
         assert self._process is not None, "the daemon does not run"
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
         self._process = None
 
     def restart(self) -> None:
@@ -223,7 +225,7 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 stopped = False
                 self.kill9()
-        left = eventually(self.left_behind, lambda found: not found, 3)
+        left = eventually(self.left_behind, lambda found: not found, PATIENCE)
         if not stopped:
             left.insert(0, f"it did not stop after SIGTERM:\n{self.log}")
         return left
@@ -235,7 +237,7 @@ class Daemon:
         for pid in processes_naming(str(self.folder)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        eventually(lambda: processes_naming(str(self.folder)), lambda found: not found, 3)
+        eventually(lambda: processes_naming(str(self.folder)), lambda found: not found, PATIENCE)
         for point in mounts_under(self.folder):
             subprocess.run(["umount", "-l", point], capture_output=True)
         for path in cgroups_of(self.namespace):

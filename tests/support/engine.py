@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -25,6 +25,16 @@ async def running(client: Any, *args: str, **spec: Any) -> AsyncIterator[Contain
         with anyio.CancelScope(shield=True):
             with suppress(errors.NotFound):
                 await client.containers.remove(session.id, force=True)
+
+
+async def logged(client: Any, container: str, wanted: bytes) -> None:
+    """Wait until a container has written a line."""
+    with anyio.fail_after(30):
+        async with aclosing(client.containers.logs(container, follow=True)) as lines:
+            async for line in lines:
+                if line.data == wanted:
+                    return
+    raise AssertionError(f"{container} did not write {wanted!r}")
 
 
 async def said(session: Any) -> tuple[str, int]:

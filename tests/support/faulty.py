@@ -117,6 +117,7 @@ Fault = Callable[[Handler, Seen], bool]
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
     registry: FaultyRegistry
 
     def handle_error(self, request: Any, client_address: Any) -> None:

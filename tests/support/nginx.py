@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from .ports import free_port
+
 _CONFIG = """
 daemon off;
 master_process off;
@@ -87,9 +89,7 @@ def nginx(
     program = "/usr/sbin/nginx"
     with tempfile.TemporaryDirectory(prefix="nginx-", dir="/tmp") as name:
         folder = Path(name)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         config = folder / "nginx.conf"
         config.write_text(
             _CONFIG.format(
@@ -106,7 +106,7 @@ def nginx(
             [program, "-c", config, "-e", folder / "error"], env={**os.environ}, stdin=subprocess.DEVNULL
         )
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while not _listens(port):
                 if server.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"nginx does not serve: {(folder / 'error').read_text()[-2000:]}")
@@ -114,7 +114,7 @@ def nginx(
             yield Front(port, folder)
         finally:
             server.terminate()
-            server.wait(10)
+            server.wait(30)
 
 
 def _listens(port: int) -> bool:

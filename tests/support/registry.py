@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .images import SmallImage, make_image
+from .ports import free_port
 
 _ACCESS = re.compile(r'"(GET|HEAD|PUT|POST|PATCH|DELETE) (\S+) HTTP/[^"]*" (\d{3}) (\d+)')
 
@@ -112,7 +113,7 @@ def registry(*, htpasswd: str = "", tls: tuple[Path, Path] | None = None) -> Ite
     process: subprocess.Popen[bytes] | None = None
     try:
         for _ in range(5):
-            port = _free_port()
+            port = free_port()
             process = _start(folder, port, htpasswd, tls)
             if _listens(process, port):
                 break
@@ -124,7 +125,7 @@ def registry(*, htpasswd: str = "", tls: tuple[Path, Path] | None = None) -> Ite
     finally:
         if process is not None:
             process.terminate()
-            process.wait(10)
+            process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -158,7 +159,7 @@ def _start(folder: Path, port: int, htpasswd: str, tls: tuple[Path, Path] | None
 
 
 def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -167,9 +168,3 @@ def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
         else:
             return process.poll() is None
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

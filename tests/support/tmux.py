@@ -42,7 +42,7 @@ class Terminal:
             text=True,
             env=self._environment,
             cwd=self._folder,
-            timeout=10,
+            timeout=30,
         )
         if check and done.returncode:
             raise RuntimeError(f"tmux {shlex.join(words)}: {done.stderr}")
@@ -65,7 +65,7 @@ class Terminal:
         """What is to be seen, what has scrolled away included."""
         return self._tmux("capture-pane", "-p", "-J", "-S", "-200")
 
-    def wait_for(self, text: str, seconds: float = 15, count: int = 1) -> str:
+    def wait_for(self, text: str, seconds: float = 30, count: int = 1) -> str:
         """The screen as soon as ``text`` is on it ``count`` times.
 
         :raises TimeoutError: it did not come
@@ -76,3 +76,9 @@ class Terminal:
                 raise TimeoutError(f"{text!r} did not appear; the screen:\n{screen}")
             time.sleep(0.05)
         return screen
+
+
+def once_of_size(rows: int, columns: int) -> str:
+    """A line for a shell that says the size of its terminal as soon as it is this one. The line itself does
+    not say it, for what was typed is on the screen, too."""
+    return f'rows="{rows} "; until [ "$(stty size)" = "${{rows}}{columns}" ]; do sleep 0.1; done; stty size'

@@ -20,7 +20,7 @@ def event(topic: str, namespace: str = "testing", **fields: str) -> Event:
 
 
 async def heard(events: AsyncIterator[Event], count: int) -> list[Event]:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         return [await anext(events) for _ in range(count)]
 
 

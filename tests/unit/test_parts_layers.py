@@ -290,7 +290,7 @@ def workers() -> list[int]:
 
 
 async def stuck_worker() -> int:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while not (pids := await anyio.to_thread.run_sync(workers)):  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.02)
     return pids[0]

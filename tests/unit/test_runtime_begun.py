@@ -65,13 +65,14 @@ async def test_an_exec_that_is_the_runtimes_init_is_waited_for(called: str, bina
         assert program(started.pid) == program_of_sleep()
 
 
-async def test_an_exec_that_is_its_program_is_not_waited_for() -> None:
-    with process("runc") as started, anyio.fail_after(0.9):
+async def test_an_exec_that_is_its_program_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orlop_plugins.oci.shim.begun._PATIENCE", 1000)
+    with process("runc") as started, anyio.fail_after(30):
         await Begun.of_exec(started.pid, "/usr/sbin/runc").wait()
 
 
 async def test_one_that_stays_the_init_is_not_waited_for_without_end() -> None:
-    with process("runc:[2:INIT]") as started, anyio.fail_after(10):
+    with process("runc:[2:INIT]") as started, anyio.fail_after(30):
         await Begun.of_exec(started.pid, "runc").wait()
 
 

@@ -103,7 +103,7 @@ class House:
         return Tasks(runtimes, cast("Containers", self.records), checkpoints, self.bus, state=self.state)
 
     async def published(self, count: int) -> list[str]:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while len(self.seen) < count:  # noqa: ASYNC110
                 await anyio.sleep(0.001)
         await anyio.sleep(0.01)

@@ -26,6 +26,6 @@ async def client(daemon: Daemon, image: str) -> AsyncIterator[Any]:
     left = eventually(
         lambda: [each.name for each in (daemon.root / "containers").glob(f"{daemon.namespace}/*")],
         lambda found: not found,
-        3,
+        20,
     )
     assert left == []

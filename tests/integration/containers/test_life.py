@@ -12,7 +12,7 @@ import pytest
 from orlop import errors
 from orlop.values import ContainerSpec, ContainerState, Exit, Resources
 from tests.support.daemon import Daemon
-from tests.support.engine import reason, running, said
+from tests.support.engine import logged, reason, running, said
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -27,22 +27,22 @@ async def test_a_container_that_was_never_started(client: Any) -> None:
 
 
 async def test_stop_asks_and_kills_when_the_time_is_over(client: Any) -> None:
-    polite = "trap 'exit 3' TERM; while :; do sleep 0.05; done"
+    polite = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
     async with running(client, "sh", "-c", polite) as container:
-        await anyio.sleep(0.3)
-        ended = await client.containers.stop(container.id, timeout=10)
+        await logged(client, container.id, b"ready\n")
+        ended = await client.containers.stop(container.id, timeout=30)
         assert isinstance(ended, Exit)
         assert ended.code == 3
     async with running(client) as container:  # the first process of a pid namespace ignores SIGTERM
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             assert (await client.containers.stop(container.id, timeout=0.5)).code == 137
 
 
 async def test_stop_sends_the_signal_that_was_asked_for(client: Any) -> None:
-    script = "trap 'exit 5' QUIT; while :; do sleep 0.05; done"
+    script = "trap 'exit 5' QUIT; echo ready; while :; do sleep 0.05; done"
     async with running(client, "sh", "-c", script, stop_signal="SIGQUIT") as container:
-        await anyio.sleep(0.3)
-        assert (await client.containers.stop(container.id, timeout=10)).code == 5
+        await logged(client, container.id, b"ready\n")
+        assert (await client.containers.stop(container.id, timeout=30)).code == 5
 
 
 async def test_stop_sends_the_signal_that_the_image_names(
@@ -87,8 +87,9 @@ async def test_what_runs_is_neither_started_nor_removed(client: Any) -> None:
 
 
 async def test_a_frozen_container_thaws_or_is_stopped(client: Any) -> None:
-    async with running(client, "sh", "-c", "trap 'exit 6' TERM; while :; do sleep 0.05; done") as container:
-        await anyio.sleep(0.3)
+    script = "trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done"
+    async with running(client, "sh", "-c", script) as container:
+        await logged(client, container.id, b"ready\n")
         await client.containers.pause(container.id)
         assert (await client.containers.get(container.id)).container.state is ContainerState.PAUSED
         async with client.containers.exec(container.id, ["true"]) as session:
@@ -101,7 +102,7 @@ async def test_a_frozen_container_thaws_or_is_stopped(client: Any) -> None:
         with pytest.raises(errors.FailedPrecondition):
             await client.containers.resume(container.id)
         await client.containers.pause(container.id)
-        assert (await client.containers.stop(container.id, timeout=10)).code == 6
+        assert (await client.containers.stop(container.id, timeout=30)).code == 6
 
 
 async def test_following_a_log_ends_with_the_container(client: Any) -> None:
@@ -113,10 +114,14 @@ async def test_following_a_log_ends_with_the_container(client: Any) -> None:
 
 
 async def test_stats_tell_what_is_used_until_the_end(client: Any) -> None:
-    async with running(client, "sleep", "2", resources=Resources(memory_bytes=64 << 20)) as container:
-        with anyio.fail_after(20):
-            samples = [each async for each in client.containers.stats(container.id, interval=0.2)]
-    assert len(samples) > 3
+    async with running(client, resources=Resources(memory_bytes=64 << 20)) as container:
+        samples: list[Any] = []
+        with anyio.fail_after(30):
+            async for each in client.containers.stats(container.id, interval=0.2):
+                samples.append(each)
+                if len(samples) == 4:
+                    await client.containers.kill(container.id)
+    assert len(samples) >= 4
     assert samples[0].memory_limit == 64 << 20
-    assert samples[0].pids == 1
-    assert 0 < samples[0].memory_bytes < 64 << 20
+    assert samples[3].pids == 1, "the runtime's own threads go when it becomes the program"
+    assert 0 < samples[3].memory_bytes < 64 << 20

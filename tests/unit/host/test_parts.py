@@ -59,7 +59,7 @@ async def test_a_part_has_folders_config_logger_and_tasks(opened: Any) -> None:
             done.set()
 
         context.tasks.start_soon(work)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await done.wait()
         assert host.sections["snapshotter"]["mine"].model_dump() == {"word": "given"}
 
@@ -184,7 +184,7 @@ async def test_parts_close_in_reverse_and_a_slow_one_is_not_waited_for(opened: A
                 await anyio.sleep_forever()
 
     one = plugin(*((SNAPSHOTTER, provider(name, Closing)) for name in "abc"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with opened(one, STORE, config="shutdown_timeout = 0.1\n"):
             pass
     assert closed == ["c", "b", "a"]

@@ -69,7 +69,7 @@ async def ask(channel: Any, method: str, arity: str = "unary_unary", **options: 
     """Call a method, whatever its arity; the last response."""
     call = getattr(channel, arity)(method)
     given = iter([b"x"]) if arity.startswith("stream") else b"x"
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         if arity.endswith("_unary"):
             return await call(given, **options)
         answers = [answer async for answer in call(given, **options)]
@@ -204,7 +204,7 @@ async def test_a_client_that_goes_away_cancels_the_handler() -> None:
         await call.read()
         await begun.wait()
         call.cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await cancelled.wait()
 
 
@@ -224,7 +224,7 @@ async def test_what_is_shielded_is_not_cut_off_by_a_client_that_goes_away(arity:
         call = getattr(channel, arity)("/test.S/M")(b"")
         await begun.wait()
         call.cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await ended.wait()
 
 
@@ -248,9 +248,9 @@ async def test_the_clients_deadline_ends_the_handler() -> None:
 
     async with serving(service("test.S", M=("unary_unary", unary))) as (channel, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ask(channel, "/test.S/M", timeout=0.2)
+            await ask(channel, "/test.S/M", timeout=1)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await cancelled.wait()
 
 
@@ -273,7 +273,7 @@ async def test_a_call_whose_writer_is_cancelled_amid_a_message_ends_with_its_err
     async with serving(service("test.S", stream=("unary_stream", handler))) as (channel, _):
         call = channel.unary_stream("/test.S/stream")(b"")
         await anyio.sleep(0.3)
-        with anyio.fail_after(10), pytest.raises(grpc.aio.AioRpcError) as caught:
+        with anyio.fail_after(30), pytest.raises(grpc.aio.AioRpcError) as caught:
             [len(message) async for message in call]
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "what")
 
@@ -291,7 +291,7 @@ async def test_a_call_that_is_ended_by_the_daemon_amid_its_first_message_says_so
     async with serving(service("test.S", stream=("unary_stream", handler))) as (channel, server):
         stopping.append(server)
         call = channel.unary_stream("/test.S/stream")(b"")
-        with anyio.fail_after(10), pytest.raises(grpc.aio.AioRpcError) as caught:
+        with anyio.fail_after(30), pytest.raises(grpc.aio.AioRpcError) as caught:
             [len(message) async for message in call]
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
@@ -327,7 +327,7 @@ async def test_stopping_ends_streams_and_waits_and_lets_the_rest_finish() -> Non
             except grpc.aio.AioRpcError as error:
                 codes[method] = error.code()
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 group.start_soon(collect, "Slow", "unary_unary")
                 group.start_soon(collect, "Wait", "unary_unary")

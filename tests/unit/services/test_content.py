@@ -141,7 +141,7 @@ async def test_a_broken_write_is_resumed_and_a_ref_is_locked(client: Client) -> 
                     raise
                 await anyio.sleep(0.02)
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         stat, done = await resume()
     assert (stat.offset, done.digest) == (5, digest_of(HELLO))
 
