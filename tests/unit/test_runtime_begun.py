@@ -52,7 +52,10 @@ def program(pid: int) -> str:
     [("runc:[2:INIT]", "runc"), ("python", sys.executable)],
     ids=["a copy of the runtime", "the runtime itself"],
 )
-async def test_an_exec_that_is_the_runtimes_init_is_waited_for(called: str, binary: str) -> None:
+async def test_an_exec_that_is_the_runtimes_init_is_waited_for(
+    called: str, binary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orlop_plugins.oci.shim.begun._PATIENCE", 1000)
     with process(called) as started:
         begun = Begun.of_exec(started.pid, binary)
         with anyio.move_on_after(0.1) as early:
