@@ -81,7 +81,9 @@ def test_one_that_is_gone_is_told_with_where_its_log_lies(daemon: Daemon, box: s
     assert said.splitlines()[0] == "said before"
     assert "the shim is gone without a word" in said
     lost = re.compile(r"Exited \(137\) [^,]+, shim lost +seen$")
-    listed = eventually(lambda: daemon.must(daemon.orlop("ps", "-a")).strip(), lost.search, 20)
+    listed = eventually(
+        lambda: daemon.must(daemon.orlop("ps", "-a")).strip(), lambda said: bool(lost.search(said)), 20
+    )
     assert lost.search(listed)
     (container,) = json.loads(daemon.must(daemon.orlop("inspect", box)))
     assert (container["exit"]["code"], container["exit"]["reason"]) == (137, "shim lost")
