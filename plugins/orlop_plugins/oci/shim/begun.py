@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Self
 
-_PATIENCE = 1.0
+_PATIENCE = 3.0
 _POLL = 0.001
 _INITS = ("runc:[", "youki:[")
 """How runtimes that run from a copy of themselves call their inits."""
@@ -43,7 +43,7 @@ class Begun:
         return cls(pid, init if _is_named_init(pid) or init == _executable(shutil.which(binary)) else None)
 
     async def wait(self) -> None:
-        """Wait, for a second at most, until a started init has executed the program."""
+        """Wait, for a few seconds at most, until a started init has executed the program."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE
         while self._init is not None:
