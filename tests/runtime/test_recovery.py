@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -83,6 +84,7 @@ async def test_a_task_is_found_again_with_its_streams_and_its_history(bench: Ben
 CREATOR = """
 import anyio, os, sys
 from pathlib import Path
+from typing import Any
 from tests.runtime.conftest import Bench
 async def main():
     bench = Bench(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -213,6 +215,26 @@ async def test_shims_start_without_a_fork_server_too(bench: Bench) -> None:
     bench.config = OciConfig(fork_server=False)
     async with bench.open() as runtime:
         assert await run(runtime, bench.spec("a", "echo", "slow")) == (b"slow\n", b"", 0)
+
+
+@pytest.mark.parametrize("fork_server", [True, False])
+async def test_what_lies_in_the_root_folder_is_no_module_of_a_shim(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fork_server: bool
+) -> None:
+    """A shim works there, and Python would import from where it works."""
+    lines: list[list[str]] = []
+    real = subprocess.Popen.__init__
+
+    def recording(self: Any, args: Any, *more: Any, **options: Any) -> None:
+        lines.append(list(args))
+        real(self, args, *more, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", recording)
+    bench.config = OciConfig(fork_server=fork_server)
+    async with bench.open() as runtime:
+        assert await run(runtime, bench.spec("a", "echo", "yes")) == (b"yes\n", b"", 0)
+    started = [line for line in lines if line[0] == sys.executable]
+    assert [line[1:3] for line in started] == [["-P", "-m"]]
 
 
 def links_of(pid: int) -> set[str]:

@@ -117,7 +117,7 @@ class Launcher:
                 ours.setblocking(False)
                 fd = theirs.fileno()
                 self._zygote = subprocess.Popen(
-                    [sys.executable, "-m", "orlop_plugins.oci.shim.zygote", str(fd), self._label],
+                    [sys.executable, "-P", "-m", "orlop_plugins.oci.shim.zygote", str(fd), self._label],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[fd],
@@ -156,6 +156,7 @@ def _start_interpreter(order: Order, ready: int) -> None:
         subprocess.run(
             [
                 sys.executable,
+                "-P",  # what lies in the root folder is nobody's module
                 "-m",
                 "orlop_plugins.oci.shim.main",
                 "--order",

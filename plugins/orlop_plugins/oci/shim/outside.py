@@ -200,6 +200,7 @@ def _launch(order: Order) -> None:
             file.write(order.pack())  # less than a pipe holds
         line = [
             sys.executable,
+            "-P",
             "-m",
             "orlop_plugins.oci.shim.main",
             "--order",
