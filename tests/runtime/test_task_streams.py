@@ -180,3 +180,39 @@ async def test_one_client_of_many_that_does_not_read_is_cut_off_and_the_containe
             with pytest.raises(ResourceExhausted, match="did not read"):
                 await read_all(idle)
         await task.delete()
+
+
+@pytest.mark.parametrize("typing", [False, True])
+async def test_a_client_that_reads_late_gets_all_of_a_task_that_was_deleted_meanwhile(
+    bench: Bench, runtime: OciRuntime, typing: bool
+) -> None:
+    size = 2_000_000
+    task = await runtime.create(bench.spec("a", "sh", "-c", f"head -c {size} /dev/zero; exit 7", stdio=HELD))
+    async with task.attach(stdin=True) as attachment:
+        await task.start()
+        assert (await task.wait()).code == 7
+        await task.delete()
+        if typing:
+            await attachment.send(Stdin(b"x"))
+        out, _, end = await read_all(attachment)
+    assert (len(out), end.code if end else None) == (size, 7)
+
+
+async def test_clients_that_go_leave_nothing_in_a_shim_whatever_they_had_sent(
+    bench: Bench, runtime: OciRuntime
+) -> None:
+    """More than the process reads, so that their connections are not read any more."""
+    task = await runtime.create(bench.spec("a", "sleep", "100", stdio=HELD))
+    await task.start()
+    shim = f"/proc/{bench.shim_pid('a')}/fd"
+    before = len(os.listdir(shim))  # noqa: PTH208
+    for _ in range(5):
+        async with task.attach(stdin=True) as attachment:
+            with anyio.move_on_after(0.3):
+                await attachment.send(Stdin(bytes(4 << 20)))
+    with anyio.fail_after(10):
+        while len(os.listdir(shim)) > before:  # noqa: ASYNC110, PTH208
+            await anyio.sleep(0.05)
+    await task.kill(9)
+    await task.wait()
+    await task.delete()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 
@@ -18,6 +20,8 @@ from orlopd.plugin.errors import DataLoss, NotFound, OrlopError, Unavailable, Un
 pytestmark = pytest.mark.anyio
 
 PIECE = 64 << 10
+MOST_WAITING = 1 << 20
+"""With as much that nobody took a connection is not read."""
 MOST = 8 << 20
 """More bytes than all the buffers between two sides hold together."""
 
@@ -50,6 +54,11 @@ class Peer:
         finally:
             self.over.set()
 
+    async def leave(self, stream: StreamEnd) -> None:
+        """Go once much waits that nobody reads."""
+        await stream.read(BytesValue)
+        await anyio.sleep(0.2)
+
     async def single(self, request: StringValue) -> StringValue:
         return request
 
@@ -63,7 +72,10 @@ def peer() -> Peer:
 async def path(tmp_path: Path, peer: Peer) -> AsyncIterator[str]:
     methods: dict[tuple[str, str], Handler | StreamHandler] = {
         ("svc", "Single"): Handler(StringValue, peer.single),
-        **{("svc", each.__name__): StreamHandler(each) for each in (peer.echo, peer.talk, peer.listen)},
+        **{
+            ("svc", each.__name__): StreamHandler(each)
+            for each in (peer.echo, peer.talk, peer.listen, peer.leave)
+        },
     }
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "s"))
@@ -253,3 +265,83 @@ async def test_a_peer_that_speaks_something_else(
 async def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="nobody answers"):
         await TtrpcStream.open(str(tmp_path / "none"), "svc", "echo", 5)
+
+
+async def test_a_caller_that_goes_amid_what_nobody_reads_ends_its_call(path: str, peer: Peer) -> None:
+    """Its connection is not read just then."""
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for _ in range(5):
+        peer.over = anyio.Event()
+        stream = await TtrpcStream.open(path, "svc", "listen", 5)
+        with anyio.move_on_after(0.3):
+            for _ in range(MOST // PIECE):
+                await stream.write(BytesValue(value=bytes(PIECE)))
+        stream.abort()
+        with anyio.fail_after(5):
+            await peer.over.wait()
+    peer.listens.set()
+    with anyio.fail_after(5):
+        while len(os.listdir("/proc/self/fd")) > before:  # noqa: ASYNC110, PTH208
+            await anyio.sleep(0.01)
+
+
+async def test_a_call_that_ends_over_what_it_did_not_read_lets_the_connection_go(path: str) -> None:
+    stream = await TtrpcStream.open(path, "svc", "leave", 5)
+
+    async def flood() -> None:
+        for _ in range(MOST // PIECE):
+            await stream.write(BytesValue(value=bytes(PIECE)))
+
+    with pytest.raises(Unavailable):
+        await flood()
+    assert await stream.read(BytesValue) is None
+    stream.abort()
+
+
+async def test_who_has_no_more_to_say_is_written_to_no_faster_than_it_reads(path: str, peer: Peer) -> None:
+    request = request_pb2.Request(service="svc", method="talk").SerializeToString()
+    frames = [
+        Frame(1, FrameType.REQUEST, Flag.REMOTE_OPEN, request),
+        Frame(1, FrameType.DATA, Flag.REMOTE_CLOSED | Flag.NO_DATA, b""),
+    ]
+    async with await anyio.connect_unix(path) as connection:
+        await connection.send(b"".join(frame.pack() for frame in frames))
+        assert 0 < await settled(lambda: peer.said) < MOST
+
+
+async def test_what_an_ending_server_has_yet_is_taken_at_once_and_read_later(tmp_path: Path) -> None:
+    async def last_words(stream: StreamEnd) -> None:
+        for _ in range(2 * MOST_WAITING // PIECE):
+            await stream.write(BytesValue(value=bytes(PIECE)))
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    async with TtrpcServer(listener, {("svc", "last"): StreamHandler(last_words)}, grace=5):
+        stream = await TtrpcStream.open(str(tmp_path / "s"), "svc", "last", 5)
+        await anyio.sleep(0.2)  # it is not read any more now
+        stream.take_all()
+    await stream.closed()
+    heard = 0
+    while (message := await stream.read(BytesValue)) is not None:
+        heard += len(message.value)
+    assert heard == 2 * MOST_WAITING
+
+
+async def test_messages_without_bytes_are_not_gathered_without_end(path: str, peer: Peer) -> None:
+    stream = await TtrpcStream.open(path, "svc", "listen", 5)
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        for _ in range(200_000):
+            await stream.write(BytesValue())
+            sent += 1
+            if sent % 1000 == 0:
+                await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        assert 0 < await settled(lambda: sent) < 200_000
+        group.cancel_scope.cancel()
+    stream.abort()

@@ -73,6 +73,10 @@ class ShimClient(Protocol):
         """
         ...
 
+    def take_all(self) -> None:
+        """Take what a shim that is about to end has yet for attached clients; they may read it later."""
+        ...
+
     async def close(self, grace: float | None = None) -> None:
         """Close the connection; attachments under way get ``grace`` seconds."""
         ...
@@ -136,6 +140,9 @@ class GrpcClient:
     async def attach(self, options: api.AttachOptions) -> tuple[AttachCall, api.Attached]:
         return await begin(GrpcAttachCall(self._shim.Attach()), options)
 
+    def take_all(self) -> None:
+        """gRPC takes what it has room for by itself."""
+
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)
 
@@ -190,10 +197,15 @@ class TtrpcShimClient:
         self._streams.add(stream)
         return await begin(StreamAttachCall(stream, lambda: self._streams.discard(stream)), options)
 
+    def take_all(self) -> None:
+        for stream in self._streams:
+            stream.take_all()
+
     async def close(self, grace: float | None = None) -> None:
         self._closed = True
         for wait in self._waits.values():
             wait.cancel()
+        self.take_all()
         with anyio.move_on_after(grace or 0.0):
             for stream in list(self._streams):
                 await stream.closed()

@@ -328,6 +328,7 @@ class ShimTask:
         shim = self._shim
         assert shim is not None
         if self._attached:
+            self._client.take_all()
             try:
                 await self._client.ask("Shutdown", task.ShutdownRequest(id=self.id), _SHORT)
                 await shim.end(_END_PATIENCE)

@@ -115,6 +115,7 @@ class _Connection(asyncio.Protocol):
         self._frames = FrameReader()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._streams: dict[int, StreamEnd] = {}
+        self._paused = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -136,12 +137,14 @@ class _Connection(asyncio.Protocol):
             stream.hold()
         if self._transport is not None and not self._streams:
             self._transport.pause_reading()
+            self._paused = True
 
     def resume_writing(self) -> None:
         for stream in self._streams.values():
             stream.go_on()
-        if self._transport is not None and not self._streams and not self._transport.is_closing():
+        if self._transport is not None and self._paused and not self._transport.is_closing():
             self._transport.resume_reading()
+        self._paused = False
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -173,7 +176,7 @@ class _Connection(asyncio.Protocol):
             if not frame.flags & Flag.NO_DATA:
                 stream.put(frame.payload)
             if frame.flags & Flag.REMOTE_CLOSED:
-                stream.finish()
+                stream.no_more()
             return
         if frame.type != FrameType.REQUEST:
             return  # more of a stream that was refused, or of a kind that later versions have
@@ -199,7 +202,8 @@ class _Connection(asyncio.Protocol):
 
     def _over(self, number: int) -> None:
         self._calls.pop(number, None)
-        self._streams.pop(number, None)
+        if number in self._streams:
+            self._streams.pop(number).finish()
 
     def _handler(self, request: request_pb2.Request, frame: Frame) -> Handler | StreamHandler:
         handler = self._methods.get((request.service, request.method))

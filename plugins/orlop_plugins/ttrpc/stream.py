@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from orlop_protos.ttrpc import request_pb2
 from orlopd.plugin.errors import DataLoss, OrlopError, Unavailable
 
+from .departure import Departure
 from .frames import Flag, Frame, FrameError, FrameReader, FrameType
 from .status import error_of
 
@@ -23,17 +24,26 @@ M = TypeVar("M", bound=Message)
 
 _MOST_WAITING = 1 << 20
 """With as many bytes that came and nobody took, the connection is not read."""
+_ITS_OWN = 64
+"""What a message takes beside its bytes, about."""
 _HIGH_WATER = 256 << 10
 
 
 class StreamEnd:
-    """One side of a stream: what came and was not taken yet, and the way out. Its connection feeds it."""
+    """One side of a stream: what came and was not taken yet, and the way out. Its connection feeds it.
+
+    A connection that is not read because too much waits does not notice either that the other side goes. That
+    is watched for meanwhile, and what is on its way then is taken all the same: it is not much.
+    """
 
     def __init__(self, transport: asyncio.Transport, number: int) -> None:
         self._transport = transport
         self._number = number
         self._came: deque[bytes] = deque()
         self._waiting = 0
+        self._limited = True
+        self._departure: Departure | None = None
+        self._last = False
         self._over = False
         self._error: OrlopError | None = None
         self._news = asyncio.Event()
@@ -41,21 +51,29 @@ class StreamEnd:
         self._room.set()
         transport.set_write_buffer_limits(high=_HIGH_WATER)
 
+    # For the connection.
+
     def put(self, payload: bytes) -> None:
         """A message came."""
         self._came.append(payload)
-        self._waiting += len(payload)
+        self._waiting += len(payload) + _ITS_OWN
         self._news.set()
-        if self._waiting >= _MOST_WAITING and not self._transport.is_closing():
-            self._transport.pause_reading()
+        if self._waiting >= _MOST_WAITING and self._limited and not self._transport.is_closing():
+            self._pause()
+
+    def no_more(self) -> None:
+        """The other side has no more to say; it may listen yet."""
+        self._last = True
+        self._news.set()
 
     def finish(self, error: OrlopError | None = None) -> None:
-        """Nothing more will come, or because of ``error``. What came before is there to be read."""
+        """It is over, or because of ``error``. What came before is there to be read."""
         if not self._over:
             self._over = True
-            self._error = error
+            self._error = None if self._last else error
         self._news.set()
         self._room.set()
+        self._resume()
 
     def hold(self) -> None:
         """The other side does not read fast enough."""
@@ -66,6 +84,13 @@ class StreamEnd:
         """There is room again."""
         self._room.set()
 
+    # For who speaks.
+
+    def take_all(self) -> None:
+        """Have all come that is on its way, however much waits: for an end that will not wait itself."""
+        self._limited = False
+        self._resume()
+
     async def read(self, kind: type[M]) -> M | None:
         """The next message; None after the last.
 
@@ -73,16 +98,16 @@ class StreamEnd:
         :raises OrlopError: what the other side ended the stream with, or Unavailable where it just went
         """
         while not self._came:
-            if self._over:
+            if self._over or self._last:
                 if self._error is not None:
                     raise self._error
                 return None
             self._news.clear()
             await self._news.wait()
         payload = self._came.popleft()
-        before, self._waiting = self._waiting, self._waiting - len(payload)
-        if self._waiting < _MOST_WAITING <= before and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._waiting -= len(payload) + _ITS_OWN
+        if self._waiting < _MOST_WAITING:
+            self._resume()
         message = kind()
         try:
             message.ParseFromString(payload)
@@ -93,13 +118,25 @@ class StreamEnd:
     async def write(self, message: Message) -> None:
         """Send a message, when there is room for it.
 
-        :raises Unavailable: the connection has ended
+        :raises Unavailable: the stream is over
         """
         await self._room.wait()
-        if self._transport.is_closing():
-            raise Unavailable("the connection is closed", reason="TTRPC_UNREACHABLE")
+        if self._over or self._transport.is_closing():
+            raise Unavailable("the stream is over", reason="TTRPC_UNREACHABLE")
         frame = Frame(self._number, FrameType.DATA, Flag(0), message.SerializeToString())
         self._transport.write(frame.pack())
+
+    def _pause(self) -> None:
+        if self._departure is None:
+            self._transport.pause_reading()
+            self._departure = Departure(self._transport, self.take_all)
+
+    def _resume(self) -> None:
+        if self._departure is not None:
+            self._departure.close()
+            self._departure = None
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
 
 class TtrpcStream(asyncio.Protocol):
@@ -140,6 +177,10 @@ class TtrpcStream(asyncio.Protocol):
     async def write(self, message: Message) -> None:
         """As :meth:`StreamEnd.write`."""
         await self._side.write(message)
+
+    def take_all(self) -> None:
+        """As :meth:`StreamEnd.take_all`."""
+        self._side.take_all()
 
     def abort(self) -> None:
         """End the connection. May be called twice."""
@@ -183,8 +224,11 @@ class TtrpcStream(asyncio.Protocol):
     def _take(self, frame: Frame) -> None:
         if frame.stream != self._NUMBER:
             return
-        if frame.type == FrameType.DATA and not frame.flags & Flag.NO_DATA:
-            self._side.put(frame.payload)
+        if frame.type == FrameType.DATA:
+            if not frame.flags & Flag.NO_DATA:
+                self._side.put(frame.payload)
+            if frame.flags & Flag.REMOTE_CLOSED:
+                self._side.no_more()
         elif frame.type == FrameType.RESPONSE:
             response = request_pb2.Response.FromString(frame.payload)
             told = {each.key: each.value for each in response.metadata}
