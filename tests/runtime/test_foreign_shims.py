@@ -80,14 +80,26 @@ def host(request: pytest.FixtureRequest, daemon: Daemon, tmp_path_factory: Any) 
 
 
 @contextlib.contextmanager
-def _container(host: Host, id: str) -> Iterator[None]:
-    said = host.run("-d", IMAGE, id, "sleep", "1000")
+def _container(host: Host, id: str, *options: str) -> Iterator[None]:
+    said = host.run("-d", *options, IMAGE, id, "sleep", "1000")
     assert said.code == 0, said.err
     try:
         yield
     finally:
         host.ctr("tasks", "rm", "-f", id)
         host.ctr("containers", "rm", id)
+
+
+def test_who_shares_a_shim_lives_on_when_the_other_is_deleted(host: Host) -> None:
+    sandbox = ("--annotation", "io.kubernetes.cri.sandbox-id=box")
+    with _container(host, "box", *sandbox):
+        with _container(host, "two", *sandbox):
+            pass
+        host.daemon.kill9()
+        host.daemon.start()
+        assert host.state("box") == "RUNNING"
+        said = host.ctr("tasks", "exec", "--exec-id", "e", "box", "echo", "here")
+        assert (said.code, said.out) == (0, "here\n")
 
 
 def test_a_foreground_container_gives_output_and_exit_code(host: Host) -> None:

@@ -250,8 +250,8 @@ class ForeignTask:
                     await self._calls.call("Kill", task.KillRequest(id=self.id, signal=9, all=True), _SHORT)
                 with contextlib.suppress(OrlopError):
                     await self._calls.call("Delete", task.DeleteRequest(id=self.id), _SHORT)
-            await self._shut_down()
-            await self._clean_up()
+            gone = await self._shut_down()
+            await self._clean_up(gone=gone)
             await self._forget()
 
     async def aclose(self) -> None:
@@ -268,9 +268,9 @@ class ForeignTask:
                 await self.history.told_delete.wait()
         self.history.end(self._pid, end)
         self._ending = True
-        await self._shut_down()
+        gone = await self._shut_down()
         if self._lost is None:
-            await self._clean_up()
+            await self._clean_up(gone=gone)
         self.history.delete(self._pid, end)
         await self._forget()
 
@@ -279,16 +279,20 @@ class ForeignTask:
         await anyio.to_thread.run_sync(self._folder.remove)
         self.deleted.set()
 
-    async def _shut_down(self) -> None:
+    async def _shut_down(self) -> bool:
+        """Have the shim end; whether it is gone. One that has other containers too stays."""
         if self._calls is None:
-            return
+            return True
+        gone = False
         with contextlib.suppress(OrlopError):  # it is gone before it can answer
             await self._calls.call("Shutdown", task.ShutdownRequest(id=self.id), _SHUTDOWN)
         with anyio.move_on_after(_SHUTDOWN):
             await self._calls.closed()
+            gone = True
         await self._calls.close()
+        return gone
 
-    async def _clean_up(self) -> None:
+    async def _clean_up(self, *, gone: bool = True) -> None:
         try:
             await self._program.delete(_SHORT)
         except OrlopError as error:
@@ -296,7 +300,7 @@ class ForeignTask:
             level = logging.WARNING if self._pid else logging.DEBUG
             log.log(level, "what is left of task %s/%s: %s", self.namespace, self.id, error)
         await anyio.to_thread.run_sync(_unmount, self._folder.path / "rootfs")
-        if self._address.startswith("/"):
+        if gone and self._address.startswith("/"):
             await anyio.to_thread.run_sync(remove, Path(self._address))
 
     async def _call(self, method: str, request: Any, deadline: float | None = _SHORT) -> Any:
