@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import anyio
 import anyio.lowlevel
 import pytest
 
+from orlop_plugins.tar.differ import fed
+from orlop_plugins.tar.jobs import ApplyJob, Outcome
+from orlop_plugins.tar.limits import Limits
+from orlop_plugins.tar.pool import WorkerPool
 from orlop_plugins.tar.turns import Turns
+from orlopd.testing.blobs import MemoryBlob
 
 pytestmark = pytest.mark.anyio
 
@@ -94,3 +102,17 @@ async def test_whoever_gives_up_at_its_turn_passes_it_on() -> None:
 async def _use(turns: Turns, weight: int = 1) -> None:
     async with turns.turn(weight):
         await anyio.lowlevel.checkpoint()
+
+
+async def test_a_layer_has_as_much_to_do_as_it_has_bytes() -> None:
+    asked: list[int] = []
+
+    class Pool(WorkerPool):
+        async def run(self, job: Any, fds: Any = (), *, weight: int = 0, **_: Any) -> Outcome:
+            asked.append(weight)
+            return Outcome("", 0)
+
+    job = ApplyJob((), "", "", "", True, 0, Limits())
+    for size in (1, 5000):
+        await fed(Pool(1, logging.getLogger("test")), job, MemoryBlob(bytes(size)))
+    assert asked == [1, 5000]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import threading
 import time
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -223,6 +225,10 @@ class HostileArchives(DifferBase):
             "bin/gzip",
             "linecache.py",
         )
+        # A differ that is not confined would put these where this machine's own programs are.
+        harmless = f"orlop-{secrets.token_hex(8)}"
+        await self.apply(differ, host.bind("first"), archive([Member(harmless)]))
+        assert not _came_out(harmless), "what a layer holds comes outside of it: nothing worse is tried"
         members = [Member(name, trap, mode=0o755) for name in names]
         modules = ("traceback", "linecache", "tokenize", "encodings/cp1250", "zstandard/__init__")
         members += [Member(f"{module}.py", trap) for module in modules]
@@ -242,3 +248,12 @@ class HostileArchives(DifferBase):
         }
         await self.apply(differ, host.bind("layer"), archive([Member("d", type=b"5", pax=marks)]))
         assert os.listxattr(host.folder("layer") / "d") == []
+
+
+def _came_out(name: str) -> bool:
+    """Whether a file is in the machine's root folder, where none of this name was; it is removed."""
+    try:
+        Path("/", name).unlink()
+    except FileNotFoundError:
+        return False
+    return True
