@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import os
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from orlop_plugins.btrfs.snapshotter import BtrfsSnapshotter
@@ -34,6 +38,14 @@ class TestOverlayfsMetacopy(SnapshotterKit):
     @pytest.fixture
     def factory(self) -> Factory[Snapshotter]:
         return functools.partial(OverlaySnapshotter, options=(*overlay_options(), "metacopy=on"))
+
+
+class TestOverlayfsUserxattr(SnapshotterKit):
+    """With overlay's marks where a user namespace may write them."""
+
+    @pytest.fixture
+    def factory(self) -> Factory[Snapshotter]:
+        return functools.partial(OverlaySnapshotter, options=(*overlay_options(), "userxattr"))
 
 
 class TestProxied(SnapshotterKit):
@@ -105,3 +117,35 @@ class TestVfsOnBtrfs(SnapshotterKit):
     @pytest.fixture
     def factory(self) -> Factory[Snapshotter]:
         return VfsSnapshotter
+
+    async def test_a_copy_shares_the_data_of_what_it_is_a_copy_of(self, tmp_path: Path) -> None:
+        (tmp_path / "sharing").mkdir()
+        snapshotter = VfsSnapshotter(tmp_path / "sharing")
+        [base] = await snapshotter.prepare("base", "")
+        file = Path(base.source, "file")
+        await anyio.Path(file).write_bytes(os.urandom(1 << 20))
+        assert not any(shared(file))
+        await snapshotter.commit("layer", "base")
+        [copy] = await snapshotter.prepare("copy", "layer")
+        extents = shared(Path(copy.source, "file"))
+        assert extents
+        assert all(extents)
+        await snapshotter.aclose()
+
+
+_FIEMAP = 0xC020660B
+_SYNC = 1
+_SHARED = 0x2000
+_EXTENT = struct.Struct("QQQQQIIII")
+_HEAD = struct.Struct("QQIIII")
+
+
+def shared(path: Path) -> list[bool]:
+    """Of each extent of a file, whether others have it too (FIEMAP, Documentation/filesystems of Linux)."""
+    most = 32
+    request = bytearray(_HEAD.pack(0, 1 << 40, _SYNC, 0, most, 0) + bytes(most * _EXTENT.size))
+    with path.open("rb") as file:
+        fcntl.ioctl(file, _FIEMAP, request)
+    count = _HEAD.unpack_from(request)[3]
+    flags = [_EXTENT.unpack_from(request, _HEAD.size + at * _EXTENT.size)[5] for at in range(count)]
+    return [bool(each & _SHARED) for each in flags]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
+from orlop_plugins.overlayfs.snapshotter import OverlaySnapshotter
+from orlop_plugins.tar.jobs import ApplyJob
+from orlop_plugins.tar.pool import WorkerPool
 from orlopd.core.content import Sharing
 from orlopd.core.progress import BlobState
 from orlopd.core.scope import Scope
@@ -195,6 +199,32 @@ async def test_ten_pulls_at_once_fetch_each_blob_once(tmp_path: Path, server: Re
         for digest in {*image.layers, *other.layers}:
             assert server.fetched(digest) == 1
         assert (await rig.left())["leases"] == []
+
+
+@pytest.mark.parametrize("snapshotter", ["vfs", "overlayfs"])
+async def test_ten_pulls_at_once_unpack_each_layer_once(
+    tmp_path: Path, server: Registry, monkeypatch: pytest.MonkeyPatch, snapshotter: str
+) -> None:
+    jobs: list[ApplyJob] = []
+    real = WorkerPool.run
+
+    async def counting(self: WorkerPool, job: Any, *more: Any, **options: Any) -> Any:
+        jobs.append(job)
+        return await real(self, job, *more, **options)
+
+    monkeypatch.setattr(WorkerPool, "run", counting)
+    image = two_layers("once")
+    other = make_image([text_layer("one", "1 once"), text_layer("three", "3")])
+    references = [server.push("once/a:1", image), server.push("once/b:1", other)]
+    (tmp_path / "overlayfs").mkdir()
+    overlay = OverlaySnapshotter(tmp_path / "overlayfs")
+    rigged = open_rig(tmp_path, snapshotters={"overlayfs": overlay})
+    async with rigged as rig, anyio.create_task_group() as group:
+        for number in range(10):
+            pull = functools.partial(rig.pull, references[number % 2], snapshotter=snapshotter)
+            group.start_soon(pull)
+    await overlay.aclose()
+    assert len(jobs) == 3, "two layers, and the one that the other image does not share"
 
 
 async def test_another_namespace_shares_what_is_here(rig: Rig, server: Registry) -> None:

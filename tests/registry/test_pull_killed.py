@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.world import seed
 from tests.support.daemon import BIN, Daemon
 from tests.support.images import File, SmallImage, make_image, tar_of
 from tests.support.registry import Registry
@@ -98,7 +99,7 @@ def test_a_pull_that_is_killed_is_taken_up(
     begun = time.monotonic()
     daemon.must(daemon.orlop("pull", "-q", "--snapshotter", snapshotter, reference, timeout=50))
     usual = time.monotonic() - begun
-    moments = random.Random()
+    moments = random.Random(seed())
     kill: Callable[[], None] = daemon.kill9 if victim == "daemon" else lambda: _kill_workers(daemon)
     daemon.must(daemon.orlop("rmi", reference))
     daemon.must(daemon.orlop("system", "prune"))
