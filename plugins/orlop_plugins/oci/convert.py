@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -27,6 +28,7 @@ from .stdio import encode
 from .wire import REASON_HEADER, from_timestamp, header
 
 _PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+_RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
 STATES: dict[int, TaskState] = {
     types.CREATED: TaskState.CREATED,
@@ -86,7 +88,13 @@ def exec_request(id: str, spec: ExecSpec) -> task.ExecProcessRequest:
     )
 
 
-def exit_of(reply: task.WaitResponse | task.DeleteResponse | task.StateResponse, trailing: Any) -> Exit:
+def update_request(id: str, resources: bytes, annotations: Mapping[str, str]) -> task.UpdateTaskRequest:
+    """What asks a shim to set the limits of the container ``id``."""
+    packed = AnyMessage(type_url=_RESOURCES_TYPE, value=resources)
+    return task.UpdateTaskRequest(id=id, resources=packed, annotations=dict(annotations))
+
+
+def exit_of(reply: task.WaitResponse | task.DeleteResponse | task.StateResponse, trailing: Any = ()) -> Exit:
     """How a process ended; one that never began ended now."""
     at = from_timestamp(reply.exited_at) if reply.HasField("exited_at") else now()
     return Exit(reply.exit_status, at, header(trailing, REASON_HEADER))

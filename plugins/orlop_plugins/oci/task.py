@@ -33,7 +33,7 @@ from . import journal, shim_process
 from .attachment import ShimAttachment
 from .cleanup import Lost, bury, clean_up, story
 from .client import client_of
-from .convert import entry_of, event_of, exec_request, exit_of, status_of
+from .convert import entry_of, event_of, exec_request, exit_of, status_of, update_request
 from .folder import Folder, Record, check_id
 from .shimlog import NAME, explained, keep, pointing
 from .shims import ShimProcess, remove_sockets
@@ -46,7 +46,6 @@ _ANSWER = 3.0
 _DYING = 0.5
 _END_PATIENCE = 3.0
 _RETRY = 0.05
-_RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
 
 class ShimTask:
@@ -176,9 +175,7 @@ class ShimTask:
         return TypedBytes(reply.stats.type_url, reply.stats.value)
 
     async def update(self, resources: bytes, annotations: Mapping[str, str]) -> None:
-        packed = AnyMessage(type_url=_RESOURCES_TYPE, value=resources)
-        request = task.UpdateTaskRequest(id=self.id, resources=packed, annotations=dict(annotations))
-        await self._call("Update", request)
+        await self._call("Update", update_request(self.id, resources, annotations))
 
     async def checkpoint(self, path: str, options: TypedBytes | None) -> None:
         packed = AnyMessage(type_url=options.type_url, value=options.value) if options is not None else None

@@ -29,10 +29,10 @@ from orlopd.plugin.runtime import (
     TaskState,
 )
 from orlopd.plugin.shim_info import ShimInfo
-from orlopd.plugin.values import TypedBytes, now
+from orlopd.plugin.values import TypedBytes
 
 from ..oci import shim_process
-from ..oci.convert import STATES, entry_of
+from ..oci.convert import STATES, entry_of, exec_request, exit_of, update_request
 from ..oci.folder import Folder, check_id
 from ..oci.shimlog import NAME, explained, note_loss
 from ..oci.wire import from_timestamp
@@ -49,8 +49,6 @@ _ANSWER = 3.0
 _SHUTDOWN = 3.0
 _LAST_EVENT = 1.0
 _KILLED = 137
-_PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
-_RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
 
 class ForeignTask:
@@ -114,16 +112,7 @@ class ForeignTask:
     async def exec(self, spec: ExecSpec) -> None:
         check_id("exec id", spec.id)
         refuse_attach(spec.stdio)
-        request = task.ExecProcessRequest(
-            id=self.id,
-            exec_id=spec.id,
-            terminal=spec.stdio.terminal,
-            stdin=spec.stdio.stdin,
-            stdout=spec.stdio.stdout,
-            stderr=spec.stdio.stderr,
-            spec=AnyMessage(type_url=_PROCESS_TYPE, value=spec.process),
-        )
-        await self._call("Exec", request)
+        await self._call("Exec", exec_request(self.id, spec))
 
     async def status(self, exec_id: str = "") -> ProcessStatus:
         if self._lost is not None:
@@ -159,14 +148,14 @@ class ForeignTask:
     async def delete(self, exec_id: str = "") -> Exit:
         if exec_id:
             self._only_main(exec_id if self._lost is not None else "")
-            return _exit_of(await self._call("Delete", task.DeleteRequest(id=self.id, exec_id=exec_id)))
+            return exit_of(await self._call("Delete", task.DeleteRequest(id=self.id, exec_id=exec_id)))
         async with self._deleting:
             if self.deleted.is_set():
                 raise NotFound(f"task {self.id} not found: not found", resource=f"task {self.id}")
             end = self._lost
             if end is None:
                 try:
-                    end = _exit_of(await self._call("Delete", task.DeleteRequest(id=self.id), _LONG))
+                    end = exit_of(await self._call("Delete", task.DeleteRequest(id=self.id), _LONG))
                 except OrlopError:
                     if self._lost is None:
                         raise
@@ -199,9 +188,7 @@ class ForeignTask:
         return TypedBytes(reply.stats.type_url, reply.stats.value)
 
     async def update(self, resources: bytes, annotations: Mapping[str, str]) -> None:
-        packed = AnyMessage(type_url=_RESOURCES_TYPE, value=resources)
-        request = task.UpdateTaskRequest(id=self.id, resources=packed, annotations=dict(annotations))
-        await self._call("Update", request)
+        await self._call("Update", update_request(self.id, resources, annotations))
 
     async def checkpoint(self, path: str, options: TypedBytes | None) -> None:
         packed = AnyMessage(type_url=options.type_url, value=options.value) if options is not None else None
@@ -375,7 +362,3 @@ def _unmount(rootfs: Path) -> None:
     if rootfs.is_dir():
         with contextlib.suppress(OrlopError):
             mount.unmount(rootfs, detach=True)
-
-
-def _exit_of(reply: task.DeleteResponse) -> Exit:
-    return Exit(reply.exit_status, from_timestamp(reply.exited_at) if reply.HasField("exited_at") else now())

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from orlop_protos.ttrpc import request_pb2
 from orlopd.plugin.errors import DataLoss, DeadlineExceeded, OrlopError, Unavailable
 
-from .frames import Flag, Frame, FrameError, FrameReader, FrameType
+from .frames import Flag, Frame, FrameError, FrameReader, FrameType, decoded
 from .status import error_of
 
 M = TypeVar("M", bound=Message)
@@ -101,7 +101,7 @@ class TtrpcClient(asyncio.Protocol):
         told = {each.key: each.value for each in response.metadata}
         if response.status.code:
             raise error_of(response.status, told)
-        return _decoded(reply, response.payload, self._peer), told
+        return decoded(reply, response.payload, self._peer), told
 
     @property
     def is_open(self) -> bool:
@@ -147,12 +147,3 @@ class TtrpcClient(asyncio.Protocol):
                 call.set_exception(error)
         if self._transport is not None:
             self._transport.abort()
-
-
-def _decoded(kind: type[M], data: bytes, peer: str) -> M:
-    message = kind()
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise DataLoss(f"{peer} answered with a malformed {kind.__name__}: {error}") from error
-    return message

@@ -6,8 +6,13 @@ import enum
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
-from orlopd.plugin.errors import InvalidArgument
+from google.protobuf.message import DecodeError, Message
+
+from orlopd.plugin.errors import DataLoss, InvalidArgument
+
+M = TypeVar("M", bound=Message)
 
 HEADER = struct.Struct(">IIBB")
 MOST_PAYLOAD = 4 << 20
@@ -74,3 +79,13 @@ class FrameReader:
             payload = bytes(self._buffer[HEADER.size : end])
             del self._buffer[:end]
             yield Frame(stream, kind, flags, payload)
+
+
+def decoded(kind: type[M], data: bytes, peer: str) -> M:
+    """The message that a peer sent. :raises DataLoss: it is no such message"""
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise DataLoss(f"{peer} sent a malformed {kind.__name__}: {error}") from error
+    return message

@@ -17,7 +17,7 @@ from orlop_protos.ttrpc import request_pb2
 from orlopd.plugin.errors import DataLoss, OrlopError, Unavailable
 
 from .departure import Departure
-from .frames import Flag, Frame, FrameError, FrameReader, FrameType
+from .frames import Flag, Frame, FrameError, FrameReader, FrameType, decoded
 from .status import error_of
 
 M = TypeVar("M", bound=Message)
@@ -108,12 +108,7 @@ class StreamEnd:
         self._waiting -= len(payload) + _ITS_OWN
         if self._waiting < _MOST_WAITING:
             self._resume()
-        message = kind()
-        try:
-            message.ParseFromString(payload)
-        except DecodeError as error:
-            raise DataLoss(f"a malformed {kind.__name__} came: {error}") from error
-        return message
+        return decoded(kind, payload, "the other side")
 
     async def write(self, message: Message) -> None:
         """Send a message, when there is room for it.
