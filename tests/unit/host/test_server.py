@@ -1,14 +1,11 @@
-"""What happens around every call: errors to statuses, spans, the end when the daemon stops."""
+"""What happens around every call: errors to statuses, the end when the daemon stops."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import logging
-import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import anyio
@@ -18,75 +15,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
 
 from orlop_protos.containerd.services.version.v1 import version_pb2_grpc
-from orlopd.config import Config
 from orlopd.plugin import errors
 from orlopd.server import Server
-
-Handler = Callable[..., Any]
-METHODS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-
-
-def echo(value: bytes) -> bytes:
-    return value
-
-
-def service(name: str, **methods: tuple[str, Handler]) -> Callable[[Any], list[str]]:
-    """A service of raw bytes: each method with its arity and what it does."""
-
-    def register(server: Any) -> list[str]:
-        handlers = {
-            method: getattr(grpc, f"{arity}_rpc_method_handler")(function, echo, echo)
-            for method, (arity, function) in methods.items()
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        return [name]
-
-    return register
-
-
-@asynccontextmanager
-async def serving(*services: Callable[[Any], list[str]]) -> AsyncIterator[tuple[Any, Server]]:
-    """A server and a channel to it."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        config = Config(addresses=[f"{folder}/s"], root=Path(folder), state=Path(folder))
-        server = Server(config, "1.0")
-        await server.start(services)
-        try:
-            async with grpc.aio.insecure_channel(f"unix:{folder}/s") as channel:
-                yield channel, server
-        finally:
-            await server.stop(0)
-
-
-async def ask(channel: Any, method: str, arity: str = "unary_unary", **options: Any) -> bytes:
-    """Call a method, whatever its arity; the last response."""
-    call = getattr(channel, arity)(method)
-    given = iter([b"x"]) if arity.startswith("stream") else b"x"
-    with anyio.fail_after(30):
-        if arity.endswith("_unary"):
-            return await call(given, **options)
-        answers = [answer async for answer in call(given, **options)]
-        return answers[-1]
-
-
-def raising(error: BaseException) -> dict[str, tuple[str, Handler]]:
-    """A method of each arity that raises."""
-
-    async def unary(request: Any, context: Any) -> bytes:
-        raise error
-
-    async def stream(request: Any, context: Any) -> AsyncIterator[bytes]:
-        yield b"first"
-        raise error
-
-    return {a: (a, unary if a.endswith("_unary") else stream) for a in METHODS}
+from tests.support.serving import METHODS, ask, raising, service, serving
 
 
 @pytest.mark.parametrize("arity", METHODS)
@@ -354,51 +287,3 @@ async def test_messages_up_to_16_mib_pass_and_larger_ones_are_refused() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(bytes(16 * 1024 * 1024 + 1))
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-# --- Spans -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def exporter() -> InMemorySpanExporter:
-    """The process's one exporter: OpenTelemetry's provider can be set once."""
-    memory = InMemorySpanExporter()
-    provider: Any = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
-        provider = TracerProvider()
-        trace.set_tracer_provider(provider)
-    provider.add_span_processor(SimpleSpanProcessor(memory))
-    return memory
-
-
-async def test_each_call_is_a_server_span_below_the_callers(exporter: InMemorySpanExporter) -> None:
-    async def unary(request: bytes, context: Any) -> bytes:
-        return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id).encode()
-
-    methods = {"Good": ("unary_unary", unary), **raising(errors.NotFound("no"))}
-    methods["Broken"] = ("unary_unary", raising(RuntimeError("boom"))["unary_unary"][1])
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    async with serving(service("test.S", **methods)) as (channel, _):
-        exporter.clear()
-        seen = await ask(channel, "/test.S/Good", metadata=(("traceparent", parent),))
-        assert seen == b"0af7651916cd43dd8448eb211c80319c"
-        for method in ("unary_stream", "Broken"):
-            with pytest.raises(grpc.aio.AioRpcError):
-                await ask(channel, f"/test.S/{method}", method if method in METHODS else "unary_unary")
-        await anyio.sleep(0.05)
-    good, missing, broken = exporter.get_finished_spans()
-    assert good.name == "test.S/Good"
-    assert good.kind is SpanKind.SERVER
-    assert good.parent is not None
-    assert trace.format_span_id(good.parent.span_id) == "b7ad6b7169203331"
-    assert dict(good.attributes or {}) == {
-        "rpc.system": "grpc",
-        "rpc.service": "test.S",
-        "rpc.method": "Good",
-        "rpc.grpc.status_code": 0,
-    }
-    assert good.status.status_code is StatusCode.UNSET
-    assert (missing.attributes or {})["rpc.grpc.status_code"] == 5
-    assert missing.status.status_code is StatusCode.UNSET
-    assert (broken.attributes or {})["rpc.grpc.status_code"] == 13
-    assert broken.status.status_code is StatusCode.ERROR
